@@ -1,0 +1,3 @@
+//! Benchmarks of wgrouted.
+//!
+//! Only the crate's place in the workspace exists so far.

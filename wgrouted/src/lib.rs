@@ -1,0 +1,23 @@
+//! wgrouted keeps WireGuard's AllowedIPs equal to the kernel's routing table.
+//!
+//! ```text
+//!  BIRD / babeld / FRR ──install──► kernel FIB ──rtnetlink──► wgrouted ──batches──► AllowedIPs
+//! ```
+//!
+//! - [`core`] decides. It is pure: events and the time in, requests out. Everything else is I/O.
+//! - [`source`] turns rtnetlink into events.
+//! - [`target`] turns requests into WireGuard's generic netlink.
+//! - [`serve`] answers questions over a Unix socket; [`show`] prints the answers.
+//! - [`config`] and [`cli`] say what the operator wants.
+//! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
+//!   reads everything once and changes nothing.
+
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod oneshot;
+pub mod serve;
+pub mod show;
+pub mod source;
+pub mod target;

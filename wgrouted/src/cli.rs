@@ -1,0 +1,307 @@
+//! The command line, as data.
+//!
+//! Here live the commands, their arguments and their help; man pages and shell completions are
+//! generated from the same definition. What a command does is `main`'s business.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::config::{self, Source, defaults};
+
+/// Keep WireGuard's AllowedIPs equal to the kernel's routes
+///
+/// A routing daemon such as BIRD, babeld or FRR installs routes through a WireGuard interface;
+/// wgrouted watches the kernel's routing tables and gives each routed prefix to the peer that the
+/// route leads to.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "wgrouted",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_long_help = "Exit status: 0 success, 1 failure at run time, 2 wrong usage or \
+                       configuration.\n\nExample: follow every route via a peer of wg0, without a \
+                       configuration file:\n  wgrouted run --interface wg0"
+)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What applies to every command.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Directory of the control socket and of what was learned about peers
+    ///
+    /// Stands above `runtime_dir` in the configuration file; /run/wgrouted if neither is given.
+    /// Commands that talk to a running daemon need the same directory as the daemon.
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub runtime_dir: Option<PathBuf>,
+    /// Work in a network namespace, as `ip netns` names it
+    ///
+    /// Entering a namespace needs CAP_SYS_ADMIN; under systemd use NetworkNamespacePath= instead.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub netns: Option<String>,
+}
+
+/// The commands.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Follow routes and keep AllowedIPs equal to them
+    ///
+    /// Runs in the foreground until SIGTERM. SIGHUP loads the configuration again and leaves
+    /// untouched what did not change in it. An interface that does not exist is waited for.
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted run\n  \
+        wgrouted run --config ./wgrouted.toml --log info,wgrouted::target=debug\n  \
+        wgrouted run --interface wg0 --interface wg1")]
+    Run(Run),
+    /// Validate a configuration file
+    ///
+    /// Needs no privilege and touches nothing. Prints every error with its line, column and key.
+    #[command(after_long_help = "Example:\n  wgrouted check --config ./wgrouted.toml")]
+    Check(Check),
+    /// Show what would change, and change nothing
+    ///
+    /// Compares the kernel's routes with what WireGuard holds now, as `run` would at its start.
+    /// Works with and without a running daemon.
+    #[command(after_long_help = "Example:\n  wgrouted plan --interface wg0 --json")]
+    Plan(Plan),
+    /// Show what the running daemon knows
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted show\n  \
+        wgrouted show unresolved --interface wg0")]
+    Show(Show),
+    /// Explain which peer gets an address, and why
+    ///
+    /// Names the route, the rule that led to the peer, the alternatives that lost, and what
+    /// WireGuard has installed.
+    #[command(after_long_help = "Example:\n  wgrouted explain 192.0.2.1")]
+    Explain(Explain),
+    /// Let the running daemon read everything again and repair what differs
+    #[command(after_long_help = "Example:\n  wgrouted resync")]
+    Resync,
+    /// Feed a recording of `run --record` to the core and print what it decides
+    #[command(after_long_help = "Example:\n  \
+        wgrouted run --interface wg0 --record /tmp/wg0.jsonl\n  \
+        wgrouted replay /tmp/wg0.jsonl")]
+    Replay(Replay),
+    /// Print completions for a shell
+    #[command(after_long_help = "Example:\n  \
+        wgrouted completions bash > /usr/share/bash-completion/completions/wgrouted")]
+    Completions(Completions),
+    /// Print the manual page
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted man | man -l -\n  \
+        wgrouted man --directory /usr/share/man/man1")]
+    Man(Man),
+}
+
+/// Which interfaces, with which settings.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        default_value = defaults::CONFIG_FILE,
+        conflicts_with = "interface"
+    )]
+    pub config: PathBuf,
+    /// Interface to work on with default settings, without a configuration file (repeatable)
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Vec<String>,
+}
+
+impl Selection {
+    /// Whether nothing was selected, so that a running daemon's own configuration is meant.
+    pub fn is_default(&self) -> bool {
+        self.interface.is_empty() && self.config.as_os_str() == defaults::CONFIG_FILE
+    }
+
+    /// Where the configuration comes from.
+    pub fn source(&self) -> Source {
+        if self.interface.is_empty() {
+            Source::File(self.config.clone())
+        } else {
+            Source::Interfaces(self.interface.clone())
+        }
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What to follow.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Record every event to a file, one JSON object a line, for `replay`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub record: Option<PathBuf>,
+    /// Log filter, such as debug or info,wgrouted::target=debug
+    ///
+    /// Stands above `log` in the configuration file; info if neither is given.
+    #[arg(long, value_name = "FILTER", value_parser = config::log_filter)]
+    pub log: Option<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        default_value = defaults::CONFIG_FILE
+    )]
+    pub config: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `plan`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What to plan for.
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `show`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Show {
+    /// What to show
+    #[arg(value_enum, default_value_t)]
+    pub view: View,
+    /// Only this interface
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `show` can show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// State and counters of each interface
+    #[default]
+    Status,
+    /// Followed routes, each with its peer
+    Routes,
+    /// Peers with their pinned and synced prefixes
+    Peers,
+    /// Routes that belong to no peer, each with the reason
+    Unresolved,
+    /// Routes that lost to another route for the same prefix
+    Shadowed,
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    /// IPv4 or IPv6 address
+    pub address: IpAddr,
+    /// Only this interface
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The recording
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Man {
+    /// Write the pages of all commands to this directory instead
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Ok(Cli::try_parse_from(line.split_whitespace())?.command)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_and_interfaces_exclude_each_other() {
+        let error = parse("wgrouted run --config x.toml --interface wg0").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn the_selection_names_the_source() {
+        for (line, source) in [
+            ("wgrouted run", Source::File(defaults::CONFIG_FILE.into())),
+            ("wgrouted run -c x.toml", Source::File("x.toml".into())),
+            ("wgrouted run -i wg0 -i wg1", Source::Interfaces(vec!["wg0".into(), "wg1".into()])),
+        ] {
+            let Command::Run(run) = parse(line).unwrap() else { panic!("{line} is not run") };
+            assert_eq!(run.selection.source(), source);
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors_that_say_why() {
+        for (line, why) in [
+            ("wgrouted run -i averylonginterfacename", "1 to 15 bytes"),
+            ("wgrouted run --log wgrouted=loud", "is not a log filter"),
+            ("wgrouted explain 192.0.2.0/24", "invalid IP address syntax"),
+            ("wgrouted show peer", "peers"),
+            ("wgrouted", "Usage"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(why), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn global_arguments_may_follow_the_command() {
+        let cli = Cli::try_parse_from(["wgrouted", "show", "--netns", "r1"]).unwrap();
+        assert_eq!(cli.global.netns.as_deref(), Some("r1"));
+        assert_eq!(cli.global.runtime_dir, None);
+    }
+}

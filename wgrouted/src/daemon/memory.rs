@@ -1,0 +1,100 @@
+//! What survives a restart: the pinned prefixes that were learned.
+//!
+//! AllowedIPs carry no origin. A daemon that restarts finds on the device what is the peers' own
+//! together with what it synced itself; only this file tells the two apart. It lives in the
+//! runtime directory, which ends with the boot, and it is void for a device with another link
+//! number, which was made anew.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{peers::RememberedPins, route::IfIndex};
+
+/// Reads and writes remembered pins in one directory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    directory: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    ifindex: IfIndex,
+    pins: RememberedPins,
+}
+
+/// Why pins could not be remembered.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct MemoryError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Memory {
+    /// Remembers in this directory.
+    pub fn new(runtime_dir: &Path) -> Self {
+        Memory { directory: runtime_dir.join("pinned") }
+    }
+
+    fn path(&self, interface: &str) -> PathBuf {
+        self.directory.join(format!("{interface}.json"))
+    }
+
+    /// What is remembered of an interface; nothing if its device is another one.
+    pub fn recall(&self, interface: &str, ifindex: IfIndex) -> Result<RememberedPins, MemoryError> {
+        let path = self.path(interface);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(MemoryError { path, source }),
+        };
+        let file: File = serde_json::from_slice(&bytes)
+            .map_err(|error| MemoryError { path, source: error.into() })?;
+        Ok(if file.ifindex == ifindex { file.pins } else { Vec::new() })
+    }
+
+    /// Remembers, in one step: a crash leaves the old file or the new one.
+    pub fn remember(
+        &self,
+        interface: &str,
+        ifindex: IfIndex,
+        pins: RememberedPins,
+    ) -> Result<(), MemoryError> {
+        let path = self.path(interface);
+        let write = || {
+            fs::create_dir_all(&self.directory)?;
+            let fresh = path.with_extension("new");
+            let mut file = fs::File::create(&fresh)?;
+            file.write_all(&serde_json::to_vec(&File { ifindex, pins })?)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)
+        };
+        write().map_err(|source| MemoryError { path: path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::peer::PublicKey;
+
+    #[test]
+    fn pins_are_recalled_for_the_same_device_only() {
+        let directory =
+            std::env::temp_dir().join(format!("wgrouted-memory-{}", std::process::id()));
+        let memory = Memory::new(&directory);
+        assert_eq!(memory.recall("wg0", 7).unwrap(), []);
+        let pins = vec![(PublicKey([3; 32]), vec!["10.0.0.2/32".parse().unwrap()])];
+        memory.remember("wg0", 7, pins.clone()).unwrap();
+        assert_eq!(memory.recall("wg0", 7).unwrap(), pins);
+        assert_eq!(memory.recall("wg0", 8).unwrap(), []);
+        fs::write(directory.join("pinned/wg0.json"), "{").unwrap();
+        assert!(memory.recall("wg0", 7).unwrap_err().to_string().contains("wg0.json"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

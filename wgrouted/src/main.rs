@@ -1,0 +1,262 @@
+//! The `wgrouted` command: parse, do, exit status.
+//!
+//! Exit status: 0 success, 1 failure at run time, 2 wrong usage or configuration.
+
+use std::{
+    io::{self, BufWriter, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+use serde::de::DeserializeOwned;
+use wgrouted::{
+    cli::{self, Check, Cli, Command, Completions, Explain, Global, Man, Plan, Run, Show, View},
+    config::{self, Config, ConfigErrors, Names, defaults},
+    core::{
+        report::{Explanation, RouteRow},
+        route::Link,
+    },
+    daemon::{self, Options, RunError, recording},
+    oneshot,
+    serve::client::{Client, ClientError},
+    show,
+    source::{
+        netns::{self, EnterError},
+        rtnetlink::{self, Dumper, Lookup},
+    },
+};
+
+/// Wrong usage or configuration; also clap's own status for usage errors.
+const EXIT_USAGE: u8 = 2;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Run(RunError),
+    #[error(transparent)]
+    Netns(#[from] EnterError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the daemon's answer is not understood, it may be of another version: {0}")]
+    Answer(#[from] serde_json::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Config(errors) => Failure::Config(errors),
+            other => Failure::Run(other),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `wgrouted man | head` is no failure.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // They name their file themselves, one line each.
+        Err(Failure::Config(errors)) => {
+            eprintln!("{errors}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(failure) => {
+            eprintln!("wgrouted: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    if let Some(name) = &global.netns {
+        netns::enter(name)?;
+    }
+    match command {
+        Command::Run(Run { selection, record, log }) => {
+            let source = selection.source();
+            let runtime_dir = global.runtime_dir;
+            Ok(daemon::run(&Options { source, runtime_dir, log, record })?)
+        }
+        Command::Check(args) => check(&args),
+        Command::Plan(args) => plan(&global, &args),
+        Command::Show(args) => show_view(&global, &args),
+        Command::Explain(args) => explain(&global, &args),
+        Command::Resync => ask(client(&global).post("/v1/resync")).map(drop),
+        Command::Replay(cli::Replay { file }) => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            recording::replay(&file, &mut out)?;
+            Ok(out.flush()?)
+        }
+        Command::Completions(args) => completions(&args),
+        Command::Man(args) => man(&args),
+    }
+}
+
+fn runtime_dir(global: &Global) -> PathBuf {
+    global.runtime_dir.clone().unwrap_or_else(|| defaults::RUNTIME_DIR.into())
+}
+
+fn client(global: &Global) -> Client {
+    Client::new(&runtime_dir(global))
+}
+
+/// Waits for an answer of the daemon.
+fn ask<T>(question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(question)?)
+}
+
+fn get<T: DeserializeOwned>(global: &Global, resource: &str) -> Result<T, Failure> {
+    Ok(serde_json::from_slice(&ask(client(global).get(resource))?)?)
+}
+
+fn resource(name: &str, query: &[(&str, &str)]) -> String {
+    let query = serde_urlencoded::to_string(query).unwrap_or_default();
+    format!("/v1/{name}?{query}")
+}
+
+fn check(args: &Check) -> Result<(), Failure> {
+    match config::check(&args.config) {
+        Ok(summary) if args.json => writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?,
+        Ok(summary) => writeln!(io::stdout(), "{summary}")?,
+        Err(errors) if args.json => {
+            writeln!(io::stdout(), "{}", serde_json::to_string(&errors)?)?;
+            std::process::exit(EXIT_USAGE.into());
+        }
+        Err(errors) => return Err(errors.into()),
+    }
+    Ok(())
+}
+
+/// What the running daemon is about to change; without one, or for another configuration than
+/// its own, what a start would change.
+fn plan(global: &Global, args: &Plan) -> Result<(), Failure> {
+    let rows = match get::<Vec<RouteRow>>(global, "/v1/pending") {
+        Ok(rows) if args.selection.is_default() => rows,
+        Err(failure @ (Failure::Answer(_) | Failure::Io(_))) => return Err(failure),
+        _ => {
+            let config = args.selection.source().load()?;
+            let directory = config_runtime_dir(global, &config);
+            oneshot::read(config, &directory)?.pending(None)
+        }
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &rows)?;
+        writeln!(out)?;
+    } else {
+        show::plan(&mut out, &rows)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn config_runtime_dir(global: &Global, config: &Config) -> PathBuf {
+    global.runtime_dir.clone().unwrap_or_else(|| config.daemon.runtime_dir.clone())
+}
+
+fn show_view(global: &Global, args: &Show) -> Result<(), Failure> {
+    let name = match args.view {
+        View::Status => "status",
+        View::Routes => "routes",
+        View::Peers => "peers",
+        View::Unresolved => "unresolved",
+        View::Shadowed => "shadowed",
+    };
+    let query: Vec<(&str, &str)> =
+        args.interface.iter().map(|interface| ("interface", interface.as_str())).collect();
+    let answer = ask(client(global).get(&resource(name, &query)))?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        out.write_all(&answer)?;
+        writeln!(out)?;
+        return Ok(out.flush()?);
+    }
+    let names = Names::system();
+    match args.view {
+        View::Status => show::status(&mut out, &serde_json::from_slice(&answer)?, &names)?,
+        View::Routes => show::routes(&mut out, &serde_json::from_slice::<Vec<_>>(&answer)?)?,
+        View::Peers => show::peers(&mut out, &serde_json::from_slice::<Vec<_>>(&answer)?)?,
+        View::Unresolved => {
+            show::unresolved(&mut out, &serde_json::from_slice::<Vec<_>>(&answer)?)?;
+        }
+        View::Shadowed => {
+            show::shadowed(&mut out, &serde_json::from_slice::<Vec<_>>(&answer)?, &names)?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// Asks the daemon; without one, reads everything itself.
+fn explain(global: &Global, args: &Explain) -> Result<(), Failure> {
+    let address = args.address.to_string();
+    let mut query = vec![("address", address.as_str())];
+    query.extend(args.interface.iter().map(|interface| ("interface", interface.as_str())));
+    let explanations: Vec<Explanation> = match get(global, &resource("explain", &query)) {
+        Err(Failure::Client(ClientError::NoDaemon(socket))) => {
+            let config = stand_in(args.interface.as_deref(), Path::new(defaults::CONFIG_FILE))
+                .map_err(|errors| match &args.interface {
+                    // Neither a daemon nor a configuration: say both.
+                    None if !Path::new(defaults::CONFIG_FILE).exists() => {
+                        Failure::Client(ClientError::NoDaemon(socket))
+                    }
+                    _ => errors.into(),
+                })?;
+            let directory = config_runtime_dir(global, &config);
+            oneshot::read(config, &directory)?.explain(args.address, args.interface.as_deref())
+        }
+        answer => answer?,
+    };
+    // The kernel's own answer is a help, not a condition.
+    let lookup = kernel_lookup(args.address).ok();
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &explanations)?;
+        writeln!(out)?;
+    } else {
+        let lookup = lookup.as_ref().map(|(lookup, links)| (lookup, links.as_slice()));
+        show::explain(&mut out, &explanations, lookup, &Names::system())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// What the kernel does with a packet to this address, and the links' names.
+fn kernel_lookup(address: IpAddr) -> Result<(Lookup, Vec<Link>), rtnetlink::Error> {
+    let mut dumper = Dumper::open()?;
+    Ok((dumper.route_get(address, None)?, dumper.links()?))
+}
+
+/// The configuration that a daemon would have.
+fn stand_in(interface: Option<&str>, file: &Path) -> Result<Config, ConfigErrors> {
+    match (Config::load(file), interface) {
+        (Ok(config), _) => Ok(config),
+        (Err(_), Some(interface)) if !file.exists() => Ok(Config::for_interfaces(&[interface])),
+        (Err(errors), _) => Err(errors),
+    }
+}
+
+fn completions(args: &Completions) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "wgrouted", &mut script);
+    Ok(io::stdout().write_all(&script)?)
+}
+
+fn man(args: &Man) -> Result<(), Failure> {
+    match &args.directory {
+        Some(directory) => {
+            let written = clap_mangen::generate_to(Cli::command(), directory);
+            written.map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", directory.display()))
+            })?;
+        }
+        None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?,
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! What the daemon tells over its control socket.
+//!
+//! Here live the questions and how they reach the engine. The engine answers between two events;
+//! whatever takes long, such as writing a million rows as JSON, happens elsewhere.
+
+pub mod client;
+pub mod http;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{engine::Engine, event::Event};
+
+/// The control socket's name in the runtime directory.
+pub const SOCKET: &str = "wgrouted.sock";
+
+/// A question to the engine.
+pub type Question = Box<dyn FnOnce(&Engine) + Send>;
+
+/// The way to the engine.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    questions: mpsc::Sender<Question>,
+    events: mpsc::Sender<Event>,
+}
+
+/// The daemon is stopping.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopping;
+
+impl Desk {
+    /// A desk whose questions arrive at `questions`, and whose orders are `events`.
+    pub fn new(questions: mpsc::Sender<Question>, events: mpsc::Sender<Event>) -> Self {
+        Desk { questions, events }
+    }
+
+    /// Asks the engine.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Engine) -> T + Send + 'static,
+    ) -> Result<T, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        let question: Question = Box::new(move |engine| {
+            // Whoever asked may have hung up.
+            let _ = reply.send(question(engine));
+        });
+        self.questions.send(question).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Has everything read again.
+    pub async fn resync(&self) -> Result<(), Stopping> {
+        self.events.send(Event::Resync).await.map_err(|_| Stopping)
+    }
+}

@@ -1,0 +1,143 @@
+//! The files in `dist`: valid, and in step with the code.
+
+#![allow(clippy::unwrap_used, reason = "test helpers")]
+
+use std::path::Path;
+
+use clap::Parser;
+use wgrouted::{
+    cli::{Cli, Command},
+    config::{Config, ConfigError, ConfigErrors, Names, Problem, Source, check, defaults},
+};
+
+const ANNOTATED: &str = include_str!("../dist/wgrouted.toml");
+const SHORT: &str = include_str!("../dist/wgrouted-short.toml");
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::from_bytes(text.as_bytes(), Path::new("x.toml"), &Names::built_in())
+}
+
+#[test]
+fn shipped_files_are_valid() {
+    assert_eq!(parse(ANNOTATED).unwrap(), Config::for_interfaces(&["wg0"]));
+    assert_eq!(parse(SHORT).unwrap().summary().to_string(), "ok: 1 interface, 2 peers");
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    assert_eq!(check(&dist.join("wgrouted.toml")).unwrap().to_string(), "ok: 1 interface, 0 peers");
+}
+
+#[test]
+fn shipped_units_start_what_exists() {
+    for (unit, runtime_dir, source) in [
+        (
+            include_str!("../dist/wgrouted.service"),
+            defaults::RUNTIME_DIR.to_owned(),
+            Source::File(defaults::CONFIG_FILE.into()),
+        ),
+        (
+            include_str!("../dist/wgrouted@.service"),
+            format!("{}/%i", defaults::RUNTIME_DIR),
+            Source::Interfaces(vec!["%i".to_owned()]),
+        ),
+    ] {
+        let setting = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        let cli = Cli::try_parse_from(setting("ExecStart=").split(' ')).unwrap();
+        let Command::Run(run) = cli.command else { panic!("the unit does not run") };
+        assert_eq!(run.selection.source(), source);
+        let used = cli.global.runtime_dir.unwrap_or_else(|| defaults::RUNTIME_DIR.into());
+        assert_eq!(used, Path::new(&runtime_dir));
+        assert_eq!(format!("/run/{}", setting("RuntimeDirectory=")), runtime_dir);
+    }
+}
+
+/// The annotated file with its commented defaults and examples in force: those have no space
+/// after the `#`, or two in a list.
+fn uncommented() -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') || rest.starts_with("  {") => rest,
+        _ => line,
+    };
+    ANNOTATED.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn what_the_annotated_file_calls_defaults_are_the_defaults() {
+    let config = parse(&uncommented()).unwrap();
+    let defaults = Config::for_interfaces(&["wg0"]);
+    assert_eq!(config.daemon, defaults.daemon);
+    let mut interface = config.interfaces[0].clone();
+    assert_eq!((interface.tables.len(), interface.peers.len()), (1, 1));
+    assert_eq!(interface.peers[0].matches.len(), 4);
+    // The default of these is "none given"; the file shows examples.
+    interface.tables.clear();
+    interface.peers.clear();
+    assert_eq!([interface], *defaults.interfaces);
+}
+
+#[test]
+fn every_default_stands_in_the_annotated_file() {
+    for (key, text) in [
+        ("runtime_dir", format!("{:?}", defaults::RUNTIME_DIR)),
+        ("receive_buffer", format!("\"{}MiB\"", defaults::RECEIVE_BUFFER >> 20)),
+        ("resync_interval", format!("\"{:?}\"", defaults::RESYNC_INTERVAL)),
+        ("audit_interval", serde_json::to_string(&defaults::AUDIT_INTERVAL).unwrap()),
+        ("log", format!("{:?}", defaults::LOG)),
+        ("link", serde_json::to_string(&defaults::LINK).unwrap()),
+        ("managed", format!("[\"{}\", \"{}\"]", defaults::MANAGED[0], defaults::MANAGED[1])),
+        ("delete_hold", format!("\"{:?}\"", defaults::DELETE_HOLD)),
+        ("coalesce", format!("\"{:?}\"", defaults::COALESCE)),
+        ("message_size", format!("\"{}KiB\"", defaults::MESSAGE_SIZE >> 10)),
+        ("adopt", format!("\"{:?}\"", defaults::ADOPT)),
+        ("on_exit", serde_json::to_string(&defaults::ON_EXIT).unwrap()),
+    ] {
+        let line = format!("#{key} = {text}");
+        assert!(ANNOTATED.lines().any(|found| found == line), "no line {line}");
+    }
+    assert!(ANNOTATED.contains(defaults::CONFIG_FILE));
+}
+
+#[test]
+fn every_key_stands_in_the_annotated_file() {
+    // The keys are what an unknown key is answered with.
+    let answers = parse(
+        "x=1\n[daemon]\nx=1\n[[interface]]\nname='a'\nx=1\n\
+         [[interface.peer]]\npublic_key='xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg='\n\
+         match=[{x=1}]\nx=1",
+    );
+    let known = |error: ConfigError| match error.problem {
+        Problem::UnknownKey { known } => known,
+        problem => panic!("{problem}"),
+    };
+    let tables: Vec<_> = answers.unwrap_err().errors.into_iter().map(known).collect();
+    assert_eq!(tables.len(), 5);
+    let file = uncommented();
+    for key in tables.into_iter().flatten() {
+        let forms = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
+        assert!(forms.iter().any(|form| file.contains(form)), "{key} is not annotated");
+    }
+}
+
+#[test]
+fn every_range_in_the_annotated_file_is_the_range() {
+    let prose = ANNOTATED.replace("\n# ", " ");
+    for (table, key, low, high, beyond) in [
+        ("daemon", "receive_buffer", "64KiB", "512MiB", ["65535B", "513MiB"]),
+        ("daemon", "resync_interval", "100ms", "1min", ["99ms", "61s"]),
+        ("daemon", "audit_interval", "1s", "1day", ["999ms", "25h"]),
+        ("interface", "delete_hold", "1ms", "10s", ["999us", "11s"]),
+        ("interface", "coalesce", "1ms", "1s", ["999us", "1001ms"]),
+        ("interface", "message_size", "1KiB", "60KiB", ["1023B", "61KiB"]),
+        ("interface", "adopt", "1ms", "5min", ["999us", "301s"]),
+    ] {
+        assert!(prose.contains(&format!("{low} to {high}")), "{key}: {low} to {high}");
+        let accepted = |value: &str| {
+            let line = format!("{key} = '{value}'\n");
+            parse(&match table {
+                "daemon" => format!("[daemon]\n{line}[[interface]]\nname='a'"),
+                _ => format!("[[interface]]\nname='a'\n{line}"),
+            })
+            .is_ok()
+        };
+        assert!(accepted(low) && accepted(high), "{key}");
+        assert!(!accepted(beyond[0]) && !accepted(beyond[1]), "{key}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Running a command to its end.
+//!
+//! Here lives the one way in which the lab calls other programs. Invariant: a failure names the
+//! command line, where it ran, its exit code and what it wrote to standard error.
+
+use std::{
+    ffi::OsStr,
+    io::Write,
+    os::fd::RawFd,
+    os::unix::process::CommandExt,
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How much of a failed command's output an error repeats.
+const EXCERPT: usize = 2000;
+
+/// A command line as a person would type it.
+pub(super) fn line(command: &Command) -> String {
+    let quote = |word: &OsStr| {
+        let word = word.to_string_lossy();
+        let plain = !word.is_empty() && !word.contains([' ', '"', '\'', '\n', '|', ';', '*']);
+        if plain { word.into_owned() } else { format!("{word:?}") }
+    };
+    let mut words = vec![quote(command.get_program())];
+    words.extend(command.get_args().map(quote));
+    words.join(" ")
+}
+
+/// Makes the command run in the network namespace that `netns` stands for, and die with the lab.
+///
+/// `ip netns exec` would do the first part too, but also remount /sys, at the price of another
+/// process for each command.
+pub(super) fn enter(command: &mut Command, netns: RawFd) {
+    let die_with_parent = move || {
+        // SAFETY: both calls are plain system calls with integer arguments, allowed between fork
+        // and exec.
+        let failed = unsafe {
+            libc::setns(netns, libc::CLONE_NEWNET) != 0
+                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0
+        };
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
+    unsafe { command.pre_exec(die_with_parent) };
+}
+
+/// Runs the command and returns its standard output; anything but exit code 0 is an error.
+pub(super) fn run(command: &mut Command, place: &str, input: Option<&[u8]>) -> Result<String> {
+    let output = output(command, place, input)?;
+    if !output.status.success() {
+        bail!(
+            "`{}` in {place}: {}: {}",
+            line(command),
+            output.status,
+            excerpt(&output.stderr, &output.stdout)
+        );
+    }
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` in {place} wrote something that is not text", line(command)))
+}
+
+/// Runs the command and returns everything it left; only a failure to run it at all is an error.
+pub(super) fn output(command: &mut Command, place: &str, input: Option<&[u8]>) -> Result<Output> {
+    let describe = line(command);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().with_context(|| format!("`{describe}` in {place}"))?;
+    let stdin = child.stdin.take();
+    thread::scope(|scope| {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // A command that dies early closes the pipe; its exit code then says more than EPIPE.
+            scope.spawn(move || drop(stdin.write_all(input)));
+        }
+        child.wait_with_output()
+    })
+    .with_context(|| format!("`{describe}` in {place}"))
+}
+
+/// What a failed command said, standard error first, cut to a readable length.
+fn excerpt(stderr: &[u8], stdout: &[u8]) -> String {
+    let text = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
+    let text = String::from_utf8_lossy(text.trim_ascii());
+    match text.char_indices().nth(EXCERPT) {
+        None => text.into_owned(),
+        Some((end, _)) => format!("{} [...]", &text[..end]),
+    }
+}

@@ -1,4 +1,5 @@
 //! What the daemon changes in the world.
 
 pub mod fake;
+pub mod filter;
 pub mod wireguard;

@@ -1,0 +1,157 @@
+//! What the filter's maps hold, and how it changes, as data.
+//!
+//! Here live the messages between the filter's state machine and the target that holds the maps.
+//! The words in them are those of [`ebpf_xdp::layout`].
+
+use std::sync::Arc;
+
+use ebpf_xdp::layout;
+use serde::{Deserialize, Serialize};
+
+use super::rule::{Hook, Sizes};
+use crate::core::{peer::PublicKey, prefix::Prefix, route::IfIndex};
+
+/// Key of an entry in the tries of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourceKey {
+    /// A [`layout::domain`].
+    pub domain: u32,
+    /// The prefix.
+    pub prefix: Prefix,
+}
+
+/// Who a peer number stands for. It is kept beside the maps, so that whoever adopts them can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// The WireGuard device. A device that is made anew has another number.
+    pub ifindex: IfIndex,
+    /// The peer.
+    pub public_key: PublicKey,
+}
+
+/// A policy as the maps hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledPolicy {
+    /// What no rule matches passes.
+    pub accept: bool,
+    /// Flows are tracked.
+    pub stateful: bool,
+    /// At most [`layout::MAX_RULES`].
+    pub rules: Vec<layout::Rule>,
+}
+
+/// One change of the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilterChange {
+    /// An entry of the tries of sources; `None` removes it.
+    Source {
+        /// Where.
+        key: SourceKey,
+        /// An owner as in [`layout::owner`].
+        value: Option<u32>,
+    },
+    /// A peer joins a set of owners or leaves it.
+    Member {
+        /// The set.
+        set: u32,
+        /// The peer.
+        peer: u32,
+        /// It joins.
+        present: bool,
+    },
+    /// How a peer is treated. A number whose identity changes starts with counters of zero.
+    Peer {
+        /// Its number, from 1.
+        id: u32,
+        /// Who it is; `None` frees the number.
+        identity: Option<Identity>,
+        /// How it is treated; all zero if the number is free.
+        word: layout::Peer,
+    },
+    /// How a link's packets find their peer; `None` removes the link.
+    Link {
+        /// The link.
+        ifindex: IfIndex,
+        /// How.
+        word: Option<layout::Link>,
+    },
+    /// A policy; `None` removes it. No peer's word names it then.
+    Policy {
+        /// Its number, from 1.
+        id: u16,
+        /// What it says.
+        policy: Option<Arc<CompiledPolicy>>,
+    },
+}
+
+/// What the target shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterPlan {
+    /// Room in the maps.
+    pub sizes: Sizes,
+    /// Where the programs are attached.
+    pub hook: Hook,
+    /// Sampled drops a second and CPU.
+    pub samples_per_second: u32,
+}
+
+/// Everything in the maps that [`FilterChange`]s change, but for the policies, which are always
+/// written anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// The tries of sources.
+    pub sources: Vec<(SourceKey, u32)>,
+    /// Sets of owners: set and peer.
+    pub members: Vec<(u32, u32)>,
+    /// The peers that have an identity.
+    pub peers: Vec<(u32, Identity)>,
+    /// The links.
+    pub links: Vec<IfIndex>,
+}
+
+/// A link to which the programs shall be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPlan {
+    /// The link.
+    pub ifindex: IfIndex,
+    /// What it sends opens flows, so the egress program is wanted too.
+    pub egress: bool,
+}
+
+/// What became of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkState {
+    /// The link.
+    pub ifindex: IfIndex,
+    /// By which hook packets are looked at: `xdp`, `tcx` or `clsact`; or why they are not.
+    pub hook: Result<HookKind, FilterError>,
+    /// Somebody else had detached the program: it was attached again just now.
+    pub reattached: bool,
+}
+
+/// A place where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookKind {
+    /// XDP.
+    Xdp,
+    /// tcx.
+    Tcx,
+    /// A classifier in the clsact queueing discipline.
+    Clsact,
+}
+
+/// What applying changes came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterReport {
+    /// Positions of changes that failed, and the error numbers; in order. All others are in force.
+    pub failed: Vec<(usize, i32)>,
+}
+
+/// Why the filter cannot do what it shall: one line with the thing and the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct FilterError {
+    /// The line.
+    pub message: String,
+}

@@ -1,0 +1,34 @@
+//! The packet filter in the kernel as a target.
+//!
+//! Here lives what the daemon asks of it: to open or adopt the maps, to change them, to attach the
+//! programs, to read what they counted. What the maps shall hold is decided in
+//! [`crate::core::filter`].
+
+use crate::core::filter::table::{
+    Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState,
+};
+
+/// The maps and programs. Calls block.
+pub trait FilterTarget {
+    /// Adopts what an earlier daemon left in force, if it fits the plan, and gives what it holds.
+    /// Otherwise makes new, empty maps beside it: what is attached stays in force until
+    /// [`FilterTarget::attach`] puts the new programs in its place, at once.
+    ///
+    /// Fails, and changes nothing, if the kernel cannot do it or pins are wrong or foreign.
+    fn open(&mut self, plan: &FilterPlan) -> Result<Contents, FilterError>;
+
+    /// Applies changes in their order. One that fails costs only itself.
+    fn apply(&mut self, changes: &[FilterChange]) -> Result<FilterReport, FilterError>;
+
+    /// Attaches the programs to exactly these links: what is missing is attached, what is there
+    /// but of an older object or of other maps is replaced in one step, what is ours elsewhere is
+    /// detached. Costs little when nothing is to be done: it is also how a detached program is
+    /// noticed. One state a link, in the order given.
+    fn attach(&mut self, links: &[LinkPlan]) -> Vec<LinkState>;
+
+    /// Reads the maps.
+    fn dump(&mut self) -> Result<Contents, FilterError>;
+
+    /// Detaches the programs and removes the pins: nothing is left.
+    fn remove(&mut self) -> Result<(), FilterError>;
+}

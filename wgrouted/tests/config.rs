@@ -311,12 +311,14 @@ fn everything_that_can_be_said_is_understood() {
             nexthop: Some(12),
             gateway: Some("10.0.0.3/32".parse().unwrap()),
         }],
+        filter: None,
     };
     let unnamed = PeerRule {
         name: KEY_B.into(),
         public_key: KEY_B.parse().unwrap(),
         pinned: None,
         matches: vec![],
+        filter: None,
     };
     let interface = InterfaceRule {
         name: "wg0".into(),
@@ -330,6 +332,7 @@ fn everything_that_can_be_said_is_understood() {
         on_exit: OnExit::Remove,
         audit: Audit::Every(Duration::from_secs(90)),
         peers: vec![x, unnamed],
+        filter: None,
     };
     assert_eq!(config.interfaces, [interface]);
 }

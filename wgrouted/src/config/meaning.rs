@@ -80,6 +80,7 @@ fn interface(raw: RawInterface, audit: Audit, report: &Report<'_>) -> InterfaceR
         on_exit: raw.on_exit.unwrap_or(default.on_exit),
         audit,
         peers: raw.peers.into_iter().filter_map(peer).collect(),
+        filter: None,
         name: default.name,
     }
 }
@@ -96,6 +97,7 @@ fn peer(raw: RawPeer) -> Option<PeerRule> {
         public_key,
         pinned: raw.pinned.map(values),
         matches: raw.matches.iter().map(entry).collect(),
+        filter: None,
     })
 }
 

@@ -76,6 +76,7 @@ fn interface_defaults(name: String) -> InterfaceRule {
         on_exit: defaults::ON_EXIT,
         audit: defaults::AUDIT_INTERVAL,
         peers: Vec::new(),
+        filter: None,
     }
 }
 

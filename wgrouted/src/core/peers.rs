@@ -325,6 +325,7 @@ mod tests {
             public_key: KEY,
             pinned: Some(vec![prefix("10.0.0.1/32")]),
             matches: vec![],
+            filter: None,
         }]);
         let seen = peers.sight([KEY, OTHER], &vec![], at(2));
         assert!(!peers.learn(seen.appeared[1], prefix("10.0.0.1/32")));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    filter::rule::{LinkFilter, PeerFilter},
     peer::PublicKey,
     prefix::Prefix,
     route::{NexthopId, TableId},
@@ -38,6 +39,9 @@ pub struct PeerRule {
     pub pinned: Option<Vec<Prefix>>,
     /// Tags.
     pub matches: Vec<Match>,
+    /// How what it sends is filtered, if not as the link says; only where the link is filtered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<PeerFilter>,
 }
 
 /// How the peers of a link are told apart.
@@ -102,4 +106,7 @@ pub struct InterfaceRule {
     pub audit: Audit,
     /// Configured peers.
     pub peers: Vec<PeerRule>,
+    /// How what comes from its peers is filtered; `None`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<LinkFilter>,
 }

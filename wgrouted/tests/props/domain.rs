@@ -54,6 +54,7 @@ pub fn rule(name: &str) -> InterfaceRule {
         public_key: key(number),
         pinned: Some(pins(number)),
         matches: Vec::new(),
+        filter: None,
     };
     InterfaceRule {
         name: name.to_owned(),

@@ -192,7 +192,13 @@ impl Daemon {
         let (event_sender, events) = mpsc::channel(workers::CHANNEL);
         let (question_sender, questions) = mpsc::channel(8);
         let memory = Memory::new(runtime_dir);
-        let workers = Workers::start(monitor, dumper, memory, &event_sender)?;
+        let workers = Workers::start(
+            monitor,
+            dumper,
+            memory,
+            crate::target::filter::fake::FakeFilter::default(),
+            &event_sender,
+        )?;
         let desk = Desk::new(question_sender, event_sender);
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, desk).await {

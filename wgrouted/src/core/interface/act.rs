@@ -71,6 +71,7 @@ impl Interface {
             if let Some(slot) = self.slots.get_mut(&change.prefix) {
                 slot.set_have(change.new);
             }
+            self.note_moved(change.prefix);
         }
         self.land(&changes, now);
     }

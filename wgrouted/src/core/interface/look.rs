@@ -99,6 +99,9 @@ impl Interface {
         let mut learned = false;
         for (prefix, position) in &device.allowed_ips {
             let owner = owners[position.0 as usize];
+            if prefix.is_default() && self.has_doors() {
+                continue;
+            }
             let synced = || self.slots.get(prefix).is_some_and(|slot| slot.have() == Some(owner));
             if self.peers.is_learning(owner) && !synced() {
                 learned |= self.peers.learn(owner, *prefix);
@@ -122,6 +125,7 @@ impl Interface {
             |prefix: &Prefix| peers.pinned_at(prefix).is_some() || managed.contains(prefix);
         let due = now + self.rule.delete_hold;
         let mut drift: Option<(usize, Prefix)> = None;
+        let mut moved = Vec::new();
         let mut drifted = |prefix| {
             drift = Some((drift.map_or(1, |(count, _)| count + 1), prefix));
         };
@@ -132,6 +136,7 @@ impl Interface {
             slot.set_seen(true);
             if slot.have() != owner {
                 slot.set_have(owner);
+                moved.push(*prefix);
                 match peers.pinned_at(prefix) {
                     // A pinned prefix at its place is no drift: a new peer brought it.
                     Some(_) if peers.pinned_at(prefix) == owner => {}
@@ -146,6 +151,7 @@ impl Interface {
             if !slot.is_seen() && slot.have().is_some() {
                 let left_with_its_peer = slot.have().is_some_and(|idx| !peers.get(idx).present);
                 slot.set_have(None);
+                moved.push(prefix);
                 if !left_with_its_peer && is_ours(&prefix) {
                     drifted(prefix);
                 }
@@ -164,6 +170,7 @@ impl Interface {
         self.slots = slots;
         self.queue = queue;
         self.installed = installed;
+        moved.into_iter().for_each(|prefix| self.note_moved(prefix));
         drift
     }
 

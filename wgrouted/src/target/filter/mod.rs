@@ -4,6 +4,8 @@
 //! programs, to read what they counted. What the maps shall hold is decided in
 //! [`crate::core::filter`].
 
+pub mod fake;
+
 use crate::core::filter::table::{
     Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState,
 };

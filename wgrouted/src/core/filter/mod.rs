@@ -8,6 +8,7 @@ pub mod legal;
 pub mod machine;
 pub mod owners;
 pub mod policy;
+pub mod report;
 pub mod roster;
 pub mod rule;
 pub mod sources;

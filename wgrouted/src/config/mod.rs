@@ -13,6 +13,7 @@ mod raw;
 mod value;
 
 pub mod defaults;
+pub mod filter;
 
 use std::{
     fmt, fs,
@@ -24,6 +25,7 @@ use serde::Serialize;
 
 pub use self::{
     error::{ConfigError, ConfigErrors, Position, Problem},
+    filter::Filter,
     names::{NameKind, Names},
     value::{interface_name, log_filter},
 };
@@ -34,6 +36,8 @@ use crate::core::rule::InterfaceRule;
 pub struct Config {
     /// What concerns the daemon as a whole.
     pub daemon: Daemon,
+    /// What concerns the packet filter as a whole.
+    pub filter: Filter,
     /// The interfaces, at least one, in file order.
     pub interfaces: Vec<InterfaceRule>,
 }
@@ -141,7 +145,7 @@ impl Config {
                 interfaces.push(interface_defaults(name.to_owned()));
             }
         }
-        Config { daemon: Daemon::default(), interfaces }
+        Config { daemon: Daemon::default(), filter: Filter::default(), interfaces }
     }
 
     /// What `wgrouted check` says about a valid configuration.

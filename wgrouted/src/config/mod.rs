@@ -29,7 +29,7 @@ pub use self::{
     names::{NameKind, Names},
     value::{interface_name, log_filter},
 };
-use crate::core::rule::InterfaceRule;
+use crate::core::{filter::rule::FilterRule, rule::InterfaceRule};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +146,12 @@ impl Config {
             }
         }
         Config { daemon: Daemon::default(), filter: Filter::default(), interfaces }
+    }
+
+    /// The packet filter's rule, if an interface is filtered.
+    pub fn filter_rule(&self) -> Option<FilterRule> {
+        let filtered = self.interfaces.iter().any(|interface| interface.filter.is_some());
+        filtered.then(|| self.filter.rule.clone())
     }
 
     /// What `wgrouted check` says about a valid configuration.

@@ -35,7 +35,10 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigErrors, Source},
-    core::{device::DeviceError, engine::Engine, event::Event, route::LinkKind, time::Time},
+    core::{
+        device::DeviceError, engine::Engine, event::Event, filter::table::FilterEvent,
+        route::LinkKind, time::Time,
+    },
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
     target::wireguard::{KernelWireguard, WgError},
@@ -187,7 +190,7 @@ impl Daemon {
         };
         let socket = runtime_dir.join(SOCKET);
         let listener = http::listen(&socket)?;
-        privilege::keep_only_what_is_needed()?;
+        privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
 
         let (event_sender, events) = mpsc::channel(workers::CHANNEL);
         let (question_sender, questions) = mpsc::channel(8);
@@ -206,7 +209,8 @@ impl Daemon {
             }
         });
         let signals = "cannot handle signals";
-        Ok(Daemon {
+        let filter_rule = config.filter_rule();
+        let mut daemon = Daemon {
             engine: Engine::new(config.interfaces, config.daemon.resync_interval),
             started: Instant::now(),
             source: options.source.clone(),
@@ -220,7 +224,9 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt()).map_err(system(signals))?,
             socket,
             ready: false,
-        })
+        };
+        daemon.handle(Event::Filter(FilterEvent::Configure(filter_rule)));
+        Ok(daemon)
     }
 
     fn now(&self) -> Time {
@@ -320,6 +326,8 @@ impl Daemon {
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);
         self.locks.retain(|lock| configured(lock.interface()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
+        // The rules first: interfaces name policies.
+        self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));
     }
 }

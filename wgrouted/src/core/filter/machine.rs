@@ -732,8 +732,9 @@ impl Filter {
             return None;
         }
         match self.state {
+            // What it waits for is that doors are shut, which others do.
             State::Removed => None,
-            _ if self.closing => Some(Time::ZERO),
+            _ if self.closing => None,
             State::Closed(at, _) => Some(at),
             State::Open if self.seen.is_none() || self.in_doubt => self.next_dump,
             State::Open => {

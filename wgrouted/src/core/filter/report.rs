@@ -21,8 +21,6 @@ pub struct FilterStatus {
     pub error: Option<String>,
     /// The filtered links.
     pub links: Vec<LinkRow>,
-    /// The filtered peers.
-    pub peers: Vec<PeerRow>,
     /// Peers for which the maps have no room.
     pub left_out: usize,
     /// Entries in the trie of IPv4 sources.
@@ -78,7 +76,7 @@ pub struct LinkRow {
 
 /// A filtered peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerRow {
+pub struct FilteredPeer {
     /// Its number in the maps.
     pub id: u32,
     /// The interface.
@@ -89,14 +87,24 @@ pub struct PeerRow {
     pub public_key: PublicKey,
     /// Which sources it may use.
     pub source: SourceMode,
-    /// What would be dropped passes and is counted.
-    pub monitor: bool,
+    /// What becomes of what is not legal.
+    pub action: Action,
     /// Its group.
     pub group: Option<String>,
     /// Its policy.
     pub policy: Option<String>,
     /// The maps say so.
     pub in_force: bool,
+}
+
+/// What becomes of packets that are not legal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// They are dropped.
+    Enforce,
+    /// They are counted and sampled, and pass.
+    Monitor,
 }
 
 impl Engine {
@@ -124,23 +132,6 @@ impl Engine {
                 }
             })
             .collect();
-        let peers = roster.members().filter_map(|(id, member)| {
-            let interface = self.interfaces().find(|i| i.id() == member.interface)?;
-            let peer = interface.peers().get(member.idx);
-            Some(PeerRow {
-                id,
-                interface: interface.rule().name.clone(),
-                peer: peer.name.clone(),
-                public_key: peer.public_key,
-                source: member.filter.source,
-                monitor: member.filter.monitor,
-                group: member.filter.group.clone(),
-                policy: member.filter.policy.clone(),
-                in_force: filter.peer_word(id).is_some_and(|(_, settled)| settled)
-                    && attached(member.identity.ifindex).is_some_and(|state| state.hook.is_ok()),
-            })
-        });
-        let peers = peers.collect();
         let in_force = links.iter().filter(|link| link.hook.is_some()).count();
         let sizes = filter.rule().sizes;
         FilterStatus {
@@ -152,7 +143,6 @@ impl Engine {
             },
             error: filter.error().map(ToString::to_string),
             links,
-            peers,
             left_out: roster.left_out(),
             ipv4_sources: filter.sources().installed(Family::V4),
             ipv6_sources: filter.sources().installed(Family::V6),
@@ -165,6 +155,31 @@ impl Engine {
             counters: filter.counters().clone(),
         }
     }
+
+    /// The filtered peers.
+    pub fn filtered_peers(&self) -> Vec<FilteredPeer> {
+        let Some(filter) = self.filter() else { return Vec::new() };
+        let roster = filter.legal().roster();
+        let in_force =
+            |ifindex| filter.attached().any(|state| state.ifindex == ifindex && state.hook.is_ok());
+        let rows = roster.members().filter_map(|(id, member)| {
+            let interface = self.interfaces().find(|i| i.id() == member.interface)?;
+            let peer = interface.peers().get(member.idx);
+            Some(FilteredPeer {
+                id,
+                interface: interface.rule().name.clone(),
+                peer: peer.name.clone(),
+                public_key: peer.public_key,
+                source: member.filter.source,
+                action: if member.filter.monitor { Action::Monitor } else { Action::Enforce },
+                group: member.filter.group.clone(),
+                policy: member.filter.policy.clone(),
+                in_force: in_force(member.identity.ifindex)
+                    && filter.peer_word(id).is_some_and(|(_, settled)| settled),
+            })
+        });
+        rows.collect()
+    }
 }
 
 impl FilterStatus {
@@ -173,7 +188,6 @@ impl FilterStatus {
             state: FilterState::Off,
             error: None,
             links: Vec::new(),
-            peers: Vec::new(),
             left_out: 0,
             ipv4_sources: 0,
             ipv6_sources: 0,
@@ -185,11 +199,6 @@ impl FilterStatus {
             table_bytes: 0,
             counters: Counters::default(),
         }
-    }
-
-    /// The peer with this number.
-    pub fn peer(&self, id: u32) -> Option<&PeerRow> {
-        self.peers.iter().find(|peer| peer.id == id)
     }
 }
 

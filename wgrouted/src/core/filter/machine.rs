@@ -178,6 +178,16 @@ impl Filter {
         self.peers.wanted(&id).map(|(_, word)| (*word, self.peers.is_settled(&id)))
     }
 
+    /// How a link's packets find their peer.
+    pub fn link_word(&self, ifindex: IfIndex) -> Option<layout::Link> {
+        self.links.wanted(&ifindex).copied()
+    }
+
+    /// The policies by number.
+    pub fn policies(&self) -> impl Iterator<Item = (u16, &Arc<CompiledPolicy>)> {
+        self.policies.iter()
+    }
+
     /// Why the maps are not open, if they could not be opened.
     pub fn error(&self) -> Option<&FilterError> {
         match &self.state {

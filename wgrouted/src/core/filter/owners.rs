@@ -124,6 +124,11 @@ impl Sets {
         self.by_number.iter().flat_map(|(set, peers)| peers.iter().map(|peer| (*set, *peer)))
     }
 
+    /// Whether a peer belongs to a set.
+    pub fn has(&self, set: u32, peer: u32) -> bool {
+        self.by_number.get(&set).is_some_and(|peers| peers.contains(&peer))
+    }
+
     /// How many sets there are.
     pub fn len(&self) -> usize {
         self.by_number.len()

@@ -351,6 +351,12 @@ impl Sources {
         self.installed[family as usize]
     }
 
+    /// The value that the maps hold at exactly this key.
+    pub fn installed_at(&self, key: &SourceKey) -> Option<u32> {
+        let entry = self.domains.get(&key.domain)?.entries.get(&key.prefix)?;
+        (entry.have != ABSENT).then_some(entry.have)
+    }
+
     /// The keys of all entries that shall be there or are.
     pub fn keys(&self) -> Vec<SourceKey> {
         let keys = |(number, domain): (&u32, &Domain)| {

@@ -205,6 +205,25 @@ impl Wgrouted {
         wait_until(what, PATIENCE, || self.counter(pointer), |number| *number >= least).map(drop)
     }
 
+    /// Waits until it has nothing to read or change. What WireGuard holds is seen by others before
+    /// the daemon has its acknowledgement, so this comes before a look at what it counts or shows.
+    pub fn wait_in_sync(&self) -> Result<()> {
+        let look = || Ok(self.show("status")?.get("in_sync").cloned());
+        let is = |seen: &Option<Value>| *seen == Some(Value::Bool(true));
+        wait_until("the daemon to be in sync", PATIENCE, look, is).map(drop)
+    }
+
+    /// Waits until it takes no AllowedIPs for a peer's own any more that it does not know yet.
+    pub fn wait_learned(&self) -> Result<()> {
+        let look = || {
+            let peers = self.show("peers")?;
+            let peers = peers.as_array().context("`show peers --json` is no list")?;
+            Ok(peers.iter().filter(|peer| peer["learning"] != Value::Bool(false)).count())
+        };
+        let done = |learning: &usize| *learning == 0;
+        wait_until("the peers' own prefixes to be learned", PATIENCE, look, done).map(drop)
+    }
+
     /// Waits until its first interface is in this state.
     pub fn wait_state(&self, state: &str) -> Result<()> {
         let look = || Ok(self.show("status")?.pointer("/interfaces/0/state").cloned());

@@ -222,9 +222,16 @@ impl Engine {
             interface.poll(now, &mut self.out);
         }
         let closed = |id: &InterfaceId| self.interfaces.get(id).is_none_or(Interface::is_closed);
-        for id in self.retiring.iter().copied().filter(closed).collect::<Vec<_>>() {
-            self.retiring.remove(&id);
-            self.interfaces.remove(&id);
+        let gone: Vec<InterfaceId> = self.retiring.iter().copied().filter(closed).collect();
+        for id in &gone {
+            self.retiring.remove(id);
+            self.told.remove(id);
+            self.interfaces.remove(id);
+        }
+        if !gone.is_empty() {
+            self.concerns.clear();
+            // Of the tables that they alone followed nobody asks any more.
+            self.follow(now);
         }
         self.out.drain(..)
     }

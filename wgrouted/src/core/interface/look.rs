@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
+use hashbrown::HashSet;
+
 use super::{Busy, Interface, Network, enqueue};
 use crate::core::{
+    change::Change,
     device::{Device, DeviceError},
     event::{Notice, Output, Request},
     peer::PeerIdx,
@@ -57,13 +60,13 @@ impl Interface {
         };
         self.counters.device_dumps += 1;
         let first = !std::mem::replace(&mut self.known, true);
-        let in_doubt = std::mem::take(&mut self.in_doubt);
+        let in_doubt = self.in_doubt.take();
         let keys = device.peers.iter().map(|peer| peer.public_key);
         let sighting = self.peers.sight(keys, remembered, now + self.rule.adopt);
         let owners: Vec<PeerIdx> =
             device.peers.iter().filter_map(|peer| self.peers.find(&peer.public_key)).collect();
 
-        let learned = self.learn(&device, &owners);
+        let learned = self.learn(&device, &owners, in_doubt.as_deref());
         self.peers.end_learning(now);
         let drift = self.install(&device, &owners, now);
         let peers_changed = sighting != Default::default();
@@ -85,24 +88,36 @@ impl Interface {
                 pinned: self.peers.pins().count(),
             }));
         } else {
-            self.report(&sighting, drift.filter(|_| !in_doubt), out);
+            self.report(&sighting, drift.filter(|_| in_doubt.is_none()), out);
         }
         // A look that was asked for while this one was under way is still to come.
         self.next_dump = self.next_dump.into_iter().chain(self.next_audit(cost, now)).min();
     }
 
-    /// Takes what a new peer holds for its own, unless we put it there.
-    fn learn(&mut self, device: &Device, owners: &[PeerIdx]) -> bool {
+    /// Takes what a new peer holds for its own, unless we put it there, or may have: `in_doubt`
+    /// are the changes of a request that failed.
+    fn learn(
+        &mut self,
+        device: &Device,
+        owners: &[PeerIdx],
+        in_doubt: Option<&Vec<Change>>,
+    ) -> bool {
         if !self.peers.any_learning() {
             return false;
         }
+        let in_doubt = in_doubt.into_iter().flatten();
+        let ours: HashSet<(Prefix, Option<PeerIdx>)> =
+            in_doubt.map(|change| (change.prefix, change.new)).collect();
         let mut learned = false;
         for (prefix, position) in &device.allowed_ips {
             let owner = owners[position.0 as usize];
             if prefix.is_default() && self.has_doors() {
                 continue;
             }
-            let synced = || self.slots.get(prefix).is_some_and(|slot| slot.have() == Some(owner));
+            let synced = || {
+                self.slots.get(prefix).is_some_and(|slot| slot.have() == Some(owner))
+                    || ours.contains(&(*prefix, Some(owner)))
+            };
             if self.peers.is_learning(owner) && !synced() {
                 learned |= self.peers.learn(owner, *prefix);
             }

@@ -134,8 +134,8 @@ pub struct Interface {
     busy: Option<Busy>,
     /// Number of the latest request; answers to older ones are void.
     token: u64,
-    /// A request failed half way: what the device holds is not known.
-    in_doubt: bool,
+    /// A request failed half way: which of these changes the device made is not known.
+    in_doubt: Option<Arc<Vec<Change>>>,
     next_dump: Option<Time>,
     next_round: Time,
     retries: HashMap<Prefix, Retry>,
@@ -171,7 +171,7 @@ impl Interface {
             announced: false,
             busy: None,
             token: 0,
-            in_doubt: false,
+            in_doubt: None,
             next_dump: None,
             next_round: Time::ZERO,
             retries: HashMap::new(),
@@ -413,7 +413,7 @@ impl Interface {
         self.known = false;
         self.announced = false;
         self.busy = None;
-        self.in_doubt = false;
+        self.in_doubt = None;
         self.next_dump = None;
         self.gate = Gate::Undecided;
         self.moved.clear();

@@ -93,6 +93,8 @@ pub enum Command {
         wgrouted run --interface wg0 --record /tmp/wg0.jsonl\n  \
         wgrouted replay /tmp/wg0.jsonl")]
     Replay(Replay),
+    /// Ask about the packet filter
+    Filter(Filter),
     /// Print completions for a shell
     #[command(after_long_help = "Example:\n  \
         wgrouted completions bash > /usr/share/bash-completion/completions/wgrouted")]
@@ -154,7 +156,7 @@ pub struct Run {
     pub log: Option<String>,
 }
 
-/// Arguments of `check`.
+/// Arguments of `check` and `filter check`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Configuration file
@@ -233,6 +235,26 @@ pub struct Replay {
     pub file: PathBuf,
 }
 
+/// Arguments of `filter`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: FilterCommand,
+}
+
+/// The commands of `filter`.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum FilterCommand {
+    /// Compile the policies of a configuration file
+    ///
+    /// Needs no privilege and touches nothing. Prints how links and peers are filtered, what the
+    /// policies' rules mean, and how much of the maps' room they take; or every error with its
+    /// line, column and key.
+    #[command(after_long_help = "Example:\n  wgrouted filter check --config ./wgrouted.toml")]
+    Check(Check),
+}
+
 /// Arguments of `completions`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Completions {
@@ -290,6 +312,7 @@ mod tests {
             ("wgrouted run --log wgrouted=loud", "is not a log filter"),
             ("wgrouted explain 192.0.2.0/24", "invalid IP address syntax"),
             ("wgrouted show peer", "peers"),
+            ("wgrouted filter", "check"),
             ("wgrouted", "Usage"),
         ] {
             let error = parse(line).unwrap_err();

@@ -12,14 +12,17 @@ use std::{
 use clap::{CommandFactory, Parser};
 use serde::de::DeserializeOwned;
 use wgrouted::{
-    cli::{self, Check, Cli, Command, Completions, Explain, Global, Man, Plan, Run, Show, View},
+    cli::{
+        self, Check, Cli, Command, Completions, Explain, FilterCommand, Global, Man, Plan, Run,
+        Show, View,
+    },
     config::{self, Config, ConfigErrors, Names, defaults},
     core::{
         report::{Explanation, RouteRow},
         route::Link,
     },
     daemon::{self, Options, RunError, recording},
-    oneshot,
+    filter, oneshot,
     serve::client::{Client, ClientError},
     show,
     source::{
@@ -95,6 +98,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             recording::replay(&file, &mut out)?;
             Ok(out.flush()?)
         }
+        Command::Filter(cli::Filter { command: FilterCommand::Check(args) }) => filter_check(&args),
         Command::Completions(args) => completions(&args),
         Command::Man(args) => man(&args),
     }
@@ -124,16 +128,36 @@ fn resource(name: &str, query: &[(&str, &str)]) -> String {
 }
 
 fn check(args: &Check) -> Result<(), Failure> {
-    match config::check(&args.config) {
-        Ok(summary) if args.json => writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?,
-        Ok(summary) => writeln!(io::stdout(), "{summary}")?,
+    let summary = checked(args, config::check(&args.config))?;
+    if args.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?;
+    } else {
+        writeln!(io::stdout(), "{summary}")?;
+    }
+    Ok(())
+}
+
+fn filter_check(args: &Check) -> Result<(), Failure> {
+    let report = filter::check::Check::of(&checked(args, Config::load(&args.config))?);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        filter::check::print(&mut out, &report)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// What a file says. Its errors are the answer to `--json`.
+fn checked<T>(args: &Check, result: Result<T, ConfigErrors>) -> Result<T, Failure> {
+    match result {
         Err(errors) if args.json => {
             writeln!(io::stdout(), "{}", serde_json::to_string(&errors)?)?;
             std::process::exit(EXIT_USAGE.into());
         }
-        Err(errors) => return Err(errors.into()),
+        result => Ok(result?),
     }
-    Ok(())
 }
 
 /// What the running daemon is about to change; without one, or for another configuration than

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Prints rows under headings, columns aligned.
-fn table<const N: usize>(
+pub(crate) fn table<const N: usize>(
     out: &mut impl Write,
     headings: [&str; N],
     rows: impl Iterator<Item = [String; N]> + Clone,

@@ -334,6 +334,14 @@ pub enum Problem {
         /// The room that there is.
         room: u32,
     },
+    /// Peers that do not fit the maps.
+    #[error("room for {room} peers, but {named} of filtered interfaces are configured: write more")]
+    PeersSize {
+        /// The peers of filtered interfaces.
+        named: usize,
+        /// The room that there is.
+        room: u32,
+    },
     /// Mode `list` without a list.
     #[error("\"list\" needs the legal sources: add list = [\"10.1.0.0/16\"] beside it")]
     NoList,

@@ -79,10 +79,17 @@ pub(in crate::config) fn filter(
     let sizes = &mut rule.sizes;
     sizes.sources_v4 = raw.ipv4_sources.unwrap_or(sizes.sources_v4);
     sizes.sources_v6 = raw.ipv6_sources.unwrap_or(sizes.sources_v6);
-    sizes.peers = raw.peers.unwrap_or(sizes.peers);
+    sizes.peers = raw.peers.map_or(sizes.peers, |peers| peers.value);
     sizes.flows = raw.flows.unwrap_or(sizes.flows);
     let rules_at = raw.rules.map_or(raw.at, |rules| rules.at);
     sizes.rules = raw.rules.map_or(sizes.rules, |rules| rules.value);
+
+    let filtered = interfaces.into_iter().flatten().filter(|interface| interface.filter.is_some());
+    let named = filtered.map(|interface| interface.peers.len()).sum();
+    if named > sizes.peers as usize {
+        let at = raw.peers.map_or(raw.at, |peers| peers.at);
+        report.add(at, "filter.peers", Problem::PeersSize { named, room: sizes.peers });
+    }
 
     let mut names = Unique::new(report, "filter.policy.name", "merge the two or correct one name");
     let mut total = 0_usize;

@@ -30,7 +30,7 @@ pub(in crate::config) struct RawFilter {
     pub(super) on_exit: Option<OnExit>,
     pub(super) ipv4_sources: Option<u32>,
     pub(super) ipv6_sources: Option<u32>,
-    pub(super) peers: Option<u32>,
+    pub(super) peers: Option<At<u32>>,
     pub(super) rules: Option<At<u32>>,
     pub(super) flows: Option<u32>,
     /// `None` if it is not a list of tables.
@@ -88,7 +88,7 @@ impl RawFilter {
             ipv6_sources: section
                 .take("ipv6_sources", |v| value::count(v, &defaults::SOURCES_RANGE))
                 .map(value_of),
-            peers: section.take("peers", |v| value::count(v, &defaults::PEERS_RANGE)).map(value_of),
+            peers: section.take("peers", |v| value::count(v, &defaults::PEERS_RANGE)),
             rules: section.take("rules", |v| value::count(v, &defaults::RULES_RANGE)),
             flows: section.take("flows", |v| value::count(v, &defaults::FLOWS_RANGE)).map(value_of),
             policies: section.sections(

@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitStatus},
     rc::Rc,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +32,7 @@ pub struct Wgrouted {
     config: Option<PathBuf>,
     runtime_dir: PathBuf,
     notify: Rc<Notify>,
+    watchdog: Option<Duration>,
     process: Option<Process>,
 }
 
@@ -82,6 +83,7 @@ impl Wgrouted {
             config: None,
             runtime_dir,
             notify,
+            watchdog: None,
             process: None,
         })
     }
@@ -89,6 +91,12 @@ impl Wgrouted {
     /// Adds arguments of `wgrouted run`.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Has it give signs of life, as systemd does with `WatchdogSec=`.
+    pub fn watched(mut self, interval: Duration) -> Self {
+        self.watchdog = Some(interval);
         self
     }
 
@@ -102,7 +110,16 @@ impl Wgrouted {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} of {:?} already runs", self.name, self.node);
         self.notify.forget();
-        let mut command = Command::new(&self.program);
+        let mut command = match self.watchdog {
+            None => Command::new(&self.program),
+            Some(interval) => {
+                let mut shell = Command::new("sh");
+                // The variable holds the number of the process that is meant (sd_notify(3)).
+                shell.args(["-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"]).arg(&self.program);
+                shell.env("WATCHDOG_USEC", interval.as_micros().to_string());
+                shell
+            }
+        };
         command
             .arg("run")
             .args(&self.args)
@@ -117,6 +134,11 @@ impl Wgrouted {
     pub fn wait_ready(&mut self) -> Result<()> {
         let notify = self.notify.clone();
         self.process()?.wait_answer(PATIENCE, || Ok(notify.said("READY=1")))
+    }
+
+    /// What it told systemd since its start, and when.
+    pub fn told(&self) -> Vec<(Instant, String)> {
+        self.notify.heard()
     }
 
     /// The running process.

@@ -15,6 +15,7 @@ mod moves;
 mod peers;
 mod questions;
 mod scale;
+mod service;
 mod support;
 mod tags;
 mod topology;
@@ -88,6 +89,7 @@ pub fn all() -> &'static [Scenario] {
             device::SCENARIOS,
             peers::SCENARIOS,
             lifecycle::SCENARIOS,
+            service::SCENARIOS,
             questions::SCENARIOS,
             daemons::SCENARIOS,
             examples::SCENARIOS,

@@ -252,7 +252,9 @@ impl Daemon {
             }
             let deadline = self.engine.deadline().map(|at| at.since(self.now()));
             let closing = stop_by.map(|limit| limit.saturating_duration_since(Instant::now()));
-            let wait = deadline.into_iter().chain(watchdog).chain(closing).min();
+            // Counted from the last sign of life: events in between must not put the next one off.
+            let pulse = watchdog.map(|interval| interval.saturating_sub(alive.elapsed()));
+            let wait = deadline.into_iter().chain(pulse).chain(closing).min();
             let timer = async {
                 match wait {
                     Some(wait) => sleep(wait).await,

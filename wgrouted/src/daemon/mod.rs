@@ -41,7 +41,10 @@ use crate::{
     },
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
-    target::wireguard::{KernelWireguard, WgError},
+    target::{
+        filter::KernelFilter,
+        wireguard::{KernelWireguard, WgError},
+    },
 };
 
 /// How long a shutdown may take that removes what is ours (`on_exit = "remove"`).
@@ -199,10 +202,10 @@ impl Daemon {
             monitor,
             dumper,
             memory,
-            crate::target::filter::fake::FakeFilter::default(),
+            KernelFilter::new(&config.filter.directory),
             &event_sender,
         )?;
-        let desk = Desk::new(question_sender, event_sender);
+        let desk = Desk::new(question_sender, event_sender, config.filter.directory.clone());
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, desk).await {
                 error!(%error, "the control socket is no longer served");

@@ -3,28 +3,28 @@
 //! Here lives what is said about a packet: what becomes of it, why, and the rule that decided. How
 //! the verdict came about is the business of those who ask.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use ebpf_xdp::{layout::Reason, verdict::Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::core::filter::{policy::PolicyRule, table::CompiledPolicy};
 
 /// What becomes of a packet, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// What becomes of it.
     pub fate: Fate,
     /// The reason's word, [`Reason::name`].
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The reason in a sentence.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
     /// The rule that decided.
     pub rule: Option<Deciding>,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {
     /// It passes.
@@ -36,7 +36,7 @@ pub enum Fate {
 }
 
 /// The rule that decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deciding {
     /// Name of its policy.
     pub policy: String,
@@ -61,7 +61,7 @@ impl Answer {
             let (policy, text) = (policy.name.clone(), spec.text.clone());
             Some(Deciding { policy, line: spec.line, text })
         });
-        Answer { fate, reason: verdict.reason.name(), why: why(verdict.reason), rule }
+        Answer { fate, reason: verdict.reason.name().into(), why: why(verdict.reason).into(), rule }
     }
 }
 

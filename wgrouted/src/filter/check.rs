@@ -186,7 +186,7 @@ pub fn print(out: &mut impl Write, check: &Check) -> io::Result<()> {
 }
 
 /// As the configuration has it.
-const fn source_word(source: SourceMode) -> &'static str {
+pub(super) const fn source_word(source: SourceMode) -> &'static str {
     match source {
         SourceMode::Off => "off",
         SourceMode::Strict => "strict",

@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 
+use clap::ValueEnum;
 use ebpf_xdp::parse::{self, protocol, tcp};
+use serde::{Deserialize, Serialize};
 
 use crate::config::filter::{has_ports, is_icmp, protocol_name};
 
@@ -32,7 +34,8 @@ pub struct Question {
 }
 
 /// A part of a fragmented packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Fragment {
     /// The first one, with the transport header.
     First,

@@ -13,7 +13,7 @@ use ebpf_xdp::layout::{self, Finder};
 use super::{
     legal::{Legal, View},
     owners::Sets,
-    policy::compile,
+    policy::{PolicyRule, compile},
     roster::{mode, stable_number},
     rule::FilterRule,
     sources::Sources,
@@ -186,6 +186,15 @@ impl Filter {
     /// The policies by number.
     pub fn policies(&self) -> impl Iterator<Item = (u16, &Arc<CompiledPolicy>)> {
         self.policies.iter()
+    }
+
+    /// A peer's policy, as configured and as compiled.
+    pub fn policy_of(&self, id: u32) -> Option<(&PolicyRule, &CompiledPolicy)> {
+        let (word, _) = self.peer_word(id)?;
+        let compiled = self.policies.wanted(&word.policy)?;
+        let name = self.legal.roster().member(id)?.filter.policy.as_ref()?;
+        let rule = self.rule.policies.iter().find(|policy| policy.name == *name)?;
+        Some((rule, compiled))
     }
 
     /// Why the maps are not open, if they could not be opened.

@@ -5,11 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    machine::{Counters, Filter},
-    rule::SourceMode,
-    table::HookKind,
-};
+use super::{machine::Counters, rule::SourceMode, table::HookKind};
 use crate::core::{engine::Engine, peer::PublicKey, prefix::Family, route::IfIndex};
 
 /// State and counters of the filter.
@@ -199,18 +195,5 @@ impl FilterStatus {
             table_bytes: 0,
             counters: Counters::default(),
         }
-    }
-}
-
-impl Filter {
-    /// The text of the rule that decided: `place` is its place among the compiled rules of the
-    /// peer's policy, from 1.
-    pub fn rule_text(&self, id: u32, place: u32) -> Option<&str> {
-        let member = self.legal().roster().member(id)?;
-        let name = member.filter.policy.as_ref()?;
-        let policy = self.rule().policies.iter().find(|policy| policy.name == *name)?;
-        let compiled = super::policy::compile(policy);
-        let rule = compiled.rules.get(place.checked_sub(1)? as usize)?;
-        policy.rules.get(rule.tag as usize).map(|rule| rule.text.as_str())
     }
 }

@@ -8,7 +8,10 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{self, Source, defaults};
+use crate::{
+    config::{self, Source, defaults},
+    filter::probe::Fragment,
+};
 
 /// Keep WireGuard's AllowedIPs equal to the kernel's routes
 ///

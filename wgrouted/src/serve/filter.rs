@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::IpAddr,
-    os::fd::AsRawFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -108,16 +107,16 @@ impl Samples {
     ) -> Result<(), FilterError> {
         let directory = self.directory();
         let opened = task::spawn_blocking(move || FilterReader::open(directory)?.samples()).await;
-        let mut samples = opened.map_err(|error| FilterError { message: error.to_string() })??;
-        let system = |error: std::io::Error| FilterError { message: error.to_string() };
-        let ready = AsyncFd::new(Descriptor(samples.as_raw_fd())).map_err(system)?;
+        let samples = opened.map_err(|error| FilterError { message: error.to_string() })??;
+        let mut samples = AsyncFd::register(samples)
+            .map_err(|error| FilterError { message: error.to_string() })?;
         let _ = timeout(REOPEN, async {
             loop {
-                while let Some(sample) = samples.take() {
+                while let Some(sample) = samples.get_mut().take() {
                     // Nobody listens: noticed at the next round.
                     let _ = sender.send(row(&sample, peers, links));
                 }
-                match ready.readable().await {
+                match samples.readable().await {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(_) => return,
                 }
@@ -125,15 +124,6 @@ impl Samples {
         })
         .await;
         Ok(())
-    }
-}
-
-/// A descriptor that somebody else owns and closes later.
-struct Descriptor(std::os::fd::RawFd);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0
     }
 }
 

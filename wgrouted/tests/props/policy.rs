@@ -170,6 +170,23 @@ proptest! {
         }
     }
 
+    /// Every small port, because a wrong one is seldom drawn.
+    #[test]
+    fn ranges_are_merged_and_nothing_more(src in ranges(20), dst in ranges(20)) {
+        let tcp = parse("accept tcp from 10.0.0.0/8", 1, |_| panic!("no peer is named")).unwrap();
+        let spec = RuleSpec { src_ports: src, dst_ports: dst, ..tcp[0].clone() };
+        let rules = vec![spec.clone()];
+        let policy = PolicyRule { name: "p".into(), accept: false, stateful: true, rules };
+        let compiled = compile(&policy).rules;
+        for (src_port, dst_port) in (0..=21).flat_map(|src| (0..=21).map(move |dst| (src, dst))) {
+            let addr = Ipv4Addr::new(10, 0, 0, 1).into();
+            let packet = (addr, addr, 6, src_port, dst_port);
+            let headers = headers(&packet);
+            let found = compiled.iter().any(|rule| rule.matches(&headers));
+            prop_assert_eq!(found, says(&spec, &packet), "{:?}", packet);
+        }
+    }
+
     /// No rule is there that another one of the same origin makes superfluous.
     #[test]
     fn nothing_is_compiled_twice(spec in spec()) {

@@ -29,6 +29,8 @@ pub struct Wgrouted {
     node: Node,
     name: String,
     args: Vec<String>,
+    /// Capabilities that it shall not have, as setpriv(1) names them.
+    without: Vec<String>,
     config: Option<PathBuf>,
     runtime_dir: PathBuf,
     notify: Rc<Notify>,
@@ -79,6 +81,7 @@ impl Wgrouted {
             node: node.clone(),
             name,
             args: Vec::new(),
+            without: Vec::new(),
             config: None,
             runtime_dir,
             notify,
@@ -92,6 +95,12 @@ impl Wgrouted {
         self
     }
 
+    /// Takes a capability away from it.
+    pub fn without(mut self, capability: &str) -> Self {
+        self.without.push(format!("-{capability}"));
+        self
+    }
+
     /// Starts it and waits until it is ready, which is after its first pass over all routes.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
@@ -102,7 +111,13 @@ impl Wgrouted {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} of {:?} already runs", self.name, self.node);
         self.notify.forget();
-        let mut command = Command::new(&self.program);
+        let mut command = if self.without.is_empty() {
+            Command::new(&self.program)
+        } else {
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set", &self.without.join(",")]).arg(&self.program);
+            command
+        };
         command
             .arg("run")
             .args(&self.args)

@@ -3,9 +3,11 @@
 //! Here live its scenarios, a file for each subject. Invariant: what passed is counted on a node
 //! behind the hub, never on the filtered device, where taps see packets before tc drops them.
 
+mod daemons;
 mod lifecycle;
 mod moves;
 mod policies;
+mod scale;
 mod shared;
 mod sources;
 mod support;
@@ -20,6 +22,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         shared::SCENARIOS,
         moves::SCENARIOS,
         lifecycle::SCENARIOS,
+        daemons::SCENARIOS,
+        scale::SCENARIOS,
     ]
     .concat()
 }

@@ -74,7 +74,8 @@ fn babel_and_ospf(lab: &mut Lab, hook: Hook) -> Result<()> {
     let _second = Bird::start(&second.node, &announcing(second, [OSPF4.0, OSPF6.0], OSPF))?;
     let routed = |prefix: &str, device: &str| {
         wait_for(format!("a route to {prefix}"), PATIENCE, || {
-            Ok(net.net.hub.ip(&format!("route show {prefix}"))?.contains(device))
+            let family = if prefix.contains(':') { "-6" } else { "-4" };
+            Ok(net.net.hub.ip(&format!("{family} route show {prefix}"))?.contains(device))
         })
     };
     routed(NET4, "wg1")?;

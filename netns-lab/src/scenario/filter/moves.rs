@@ -51,11 +51,10 @@ fn exits(lab: &mut Lab, hook: Hook) -> Result<()> {
          route add {NET6} dev wg1\n\
          route add {NET4} dev wg2 table 100\n\
          route add {NET6} dev wg2 table 100\n\
-         rule add from {} lookup 100\n\
          rule add from {} lookup 100\n",
-        hub.v4(),
-        hub.v6()
+        hub.v4()
     ))?;
+    net.hub.ip(&format!("-6 rule add from {} lookup 100", hub.v6()))?;
     for spoke in [1, 2] {
         net.spoke(spoke)?.serve(&[V4.parse()?, V6.parse()?])?;
     }

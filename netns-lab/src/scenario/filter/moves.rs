@@ -40,8 +40,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
+/// Hosts in [`NET4`] and [`NET6`] that are reached by the other exit.
+const OTHER4: &str = "198.51.100.2";
+const OTHER6: &str = "2001:db8:1::2";
+
 /// The hub is a client with an exit by s1 for most of its flows, and one by s2 for those from its
-/// address on wg2. Both exits answer for the destination.
+/// address on wg2, both to the same prefix.
 fn exits(lab: &mut Lab, hook: Hook) -> Result<()> {
     let net = Dedicated::new(lab, 3)?;
     net.open()?;
@@ -55,16 +59,15 @@ fn exits(lab: &mut Lab, hook: Hook) -> Result<()> {
         hub.v4()
     ))?;
     net.hub.ip(&format!("-6 rule add from {} lookup 100", hub.v6()))?;
-    for spoke in [1, 2] {
-        net.spoke(spoke)?.serve(&[V4.parse()?, V6.parse()?])?;
-    }
+    net.spoke(1)?.serve(&[V4.parse()?, V6.parse()?])?;
+    net.spoke(2)?.serve(&[OTHER4.parse()?, OTHER6.parse()?])?;
     asymmetric_path(lab, &net)?;
     let feasible = exits_config(hook, "feasible");
     let mut net = Filtered::on(lab, net, &feasible)?;
     let first = net.net.link(1)?.inner;
     // By which of its addresses the client asks, and which exit is asked.
     let by_first: [Ping; 2] = [ping(V4, first.v4())?, ping(V6, first.v6())?];
-    let by_second: [Ping; 2] = [ping(V4, hub.v4())?, ping(V6, hub.v6())?];
+    let by_second: [Ping; 2] = [ping(OTHER4, hub.v4())?, ping(OTHER6, hub.v6())?];
 
     lab.say("feasible: flows through both exits, and replies by the other exit, pass");
     for ping in &by_second {

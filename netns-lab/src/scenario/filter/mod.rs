@@ -7,6 +7,7 @@ mod daemons;
 mod lifecycle;
 mod moves;
 mod policies;
+mod questions;
 mod scale;
 mod shared;
 mod sources;
@@ -22,6 +23,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         shared::SCENARIOS,
         moves::SCENARIOS,
         lifecycle::SCENARIOS,
+        questions::SCENARIOS,
         daemons::SCENARIOS,
         scale::SCENARIOS,
     ]

@@ -16,6 +16,7 @@ mod moves;
 mod peers;
 mod questions;
 mod scale;
+mod service;
 mod support;
 mod tags;
 mod topology;
@@ -89,6 +90,7 @@ pub fn all() -> &'static [Scenario] {
             device::SCENARIOS,
             peers::SCENARIOS,
             lifecycle::SCENARIOS,
+            service::SCENARIOS,
             questions::SCENARIOS,
             daemons::SCENARIOS,
             examples::SCENARIOS,

@@ -35,10 +35,16 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigErrors, Source},
-    core::{device::DeviceError, engine::Engine, event::Event, route::LinkKind, time::Time},
+    core::{
+        device::DeviceError, engine::Engine, event::Event, filter::table::FilterEvent,
+        route::LinkKind, time::Time,
+    },
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
-    target::wireguard::{KernelWireguard, WgError},
+    target::{
+        filter::KernelFilter,
+        wireguard::{KernelWireguard, WgError},
+    },
 };
 
 /// How long a shutdown may take that removes what is ours (`on_exit = "remove"`).
@@ -187,20 +193,27 @@ impl Daemon {
         };
         let socket = runtime_dir.join(SOCKET);
         let listener = http::listen(&socket)?;
-        privilege::keep_only_what_is_needed()?;
+        privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
 
         let (event_sender, events) = mpsc::channel(workers::CHANNEL);
         let (question_sender, questions) = mpsc::channel(8);
         let memory = Memory::new(runtime_dir);
-        let workers = Workers::start(monitor, dumper, memory, &event_sender)?;
-        let desk = Desk::new(question_sender, event_sender);
+        let workers = Workers::start(
+            monitor,
+            dumper,
+            memory,
+            KernelFilter::new(&config.filter.directory),
+            &event_sender,
+        )?;
+        let desk = Desk::new(question_sender, event_sender, config.filter.directory.clone());
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, desk).await {
                 error!(%error, "the control socket is no longer served");
             }
         });
         let signals = "cannot handle signals";
-        Ok(Daemon {
+        let filter_rule = config.filter_rule();
+        let mut daemon = Daemon {
             engine: Engine::new(config.interfaces, config.daemon.resync_interval),
             started: Instant::now(),
             source: options.source.clone(),
@@ -214,7 +227,9 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt()).map_err(system(signals))?,
             socket,
             ready: false,
-        })
+        };
+        daemon.handle(Event::Filter(FilterEvent::Configure(filter_rule)));
+        Ok(daemon)
     }
 
     fn now(&self) -> Time {
@@ -240,7 +255,9 @@ impl Daemon {
             }
             let deadline = self.engine.deadline().map(|at| at.since(self.now()));
             let closing = stop_by.map(|limit| limit.saturating_duration_since(Instant::now()));
-            let wait = deadline.into_iter().chain(watchdog).chain(closing).min();
+            // Counted from the last sign of life: events in between must not put the next one off.
+            let pulse = watchdog.map(|interval| interval.saturating_sub(alive.elapsed()));
+            let wait = deadline.into_iter().chain(pulse).chain(closing).min();
             let timer = async {
                 match wait {
                     Some(wait) => sleep(wait).await,
@@ -314,6 +331,8 @@ impl Daemon {
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);
         self.locks.retain(|lock| configured(lock.interface()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
+        // The rules first: interfaces name policies.
+        self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));
     }
 }

@@ -108,6 +108,7 @@ impl Engine {
                 interface.update(net, prefix, now);
             }
         }
+        self.update_filter(concerned, prefix, now);
     }
 
     /// The interfaces that a prefix's routes lead out of.
@@ -225,6 +226,9 @@ impl Engine {
         for interface in self.interfaces.values_mut() {
             interface.forget_claims();
         }
+        if let Some(filter) = &mut self.filter {
+            filter.forget_meanings();
+        }
         let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
         for prefix in prefixes {
             self.update(&all, *prefix, now);
@@ -315,16 +319,20 @@ impl Engine {
     }
 
     fn routes_changed(&mut self, changed: &Changed, now: Time) {
-        let net = Network { rib: &self.rib, nexthops: &self.nexthops };
-        for interface in self.interfaces.values_mut() {
-            match changed {
-                // Half of the table or all of it: one sweep is cheaper.
-                Changed::Some(prefixes) if prefixes.len() <= net.rib.len() / 2 => {
-                    for prefix in prefixes {
-                        interface.update(net, *prefix, now);
-                    }
+        let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
+        match changed {
+            // Half of the table or all of it: one sweep is cheaper.
+            Changed::Some(prefixes) if prefixes.len() <= self.rib.len() / 2 => {
+                for prefix in prefixes {
+                    self.update(&all, *prefix, now);
                 }
-                _ => interface.evaluate_all(net, now),
+            }
+            _ => {
+                let net = Network { rib: &self.rib, nexthops: &self.nexthops };
+                for interface in self.interfaces.values_mut() {
+                    // The filter notices by the interfaces' revisions.
+                    interface.evaluate_all(net, now);
+                }
             }
         }
     }

@@ -4,6 +4,26 @@
 //! programs, to read what they counted. What the maps shall hold is decided in
 //! [`crate::core::filter`].
 
+mod apply;
+mod attach;
+mod clsact;
+mod error;
+pub mod fake;
+mod generation;
+mod kernel;
+mod map;
+mod pins;
+mod policies;
+mod programs;
+mod read;
+mod regions;
+mod sys;
+mod tables;
+
+pub use kernel::KernelFilter;
+pub use pins::DIRECTORY;
+pub use read::{Count, Events, FilterReader, Room, Samples, age_of};
+
 use crate::core::filter::table::{
     Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState,
 };
@@ -11,7 +31,8 @@ use crate::core::filter::table::{
 /// The maps and programs. Calls block.
 pub trait FilterTarget {
     /// Adopts what an earlier daemon left in force, if it fits the plan, and gives what it holds.
-    /// Otherwise makes new, empty maps beside it: what is attached stays in force until
+    /// Otherwise makes new maps beside it, which know who the peers are (their numbers stay theirs,
+    /// for flows name them) and are empty otherwise: what is attached stays in force until
     /// [`FilterTarget::attach`] puts the new programs in its place, at once.
     ///
     /// Fails, and changes nothing, if the kernel cannot do it or pins are wrong or foreign.

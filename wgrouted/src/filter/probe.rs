@@ -203,18 +203,17 @@ impl Probe {
         };
         let mut header = Vec::from(src.to_be_bytes());
         header.extend(dst.to_be_bytes());
-        match self.protocol {
+        let rest: &[u8] = match self.protocol {
             // Sequence and acknowledgement, five words, SYN, a window, checksum, urgent.
-            protocol::TCP => {
-                header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, tcp::SYN, 1, 0, 0, 0, 0, 0])
-            }
+            protocol::TCP => &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, tcp::SYN, 1, 0, 0, 0, 0, 0],
             // Five words, no checksum coverage, a request with a long sequence number, service 0.
-            protocol::DCCP => header.extend([5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
+            protocol::DCCP => &[5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
             // Verification tag, checksum, an INIT chunk's head.
-            protocol::SCTP => header.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4]),
+            protocol::SCTP => &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4],
             // Length (UDP-Lite: coverage), checksum, eight octets of data.
-            _ => header.extend([0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-        }
+            _ => &[0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        };
+        header.extend(rest);
         header
     }
 }

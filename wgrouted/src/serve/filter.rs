@@ -108,8 +108,9 @@ impl Samples {
         let directory = self.directory();
         let opened = task::spawn_blocking(move || FilterReader::open(directory)?.samples()).await;
         let samples = opened.map_err(|error| FilterError { message: error.to_string() })??;
-        let mut samples = AsyncFd::register(samples)
-            .map_err(|error| FilterError { message: error.to_string() })?;
+        // SAFETY: the ring owns its descriptor, never changes it and closes it when it is dropped.
+        let samples = unsafe { AsyncFd::register(samples) };
+        let mut samples = samples.map_err(|error| FilterError { message: error.to_string() })?;
         let _ = timeout(REOPEN, async {
             loop {
                 while let Some(sample) = samples.get_mut().take() {

@@ -20,8 +20,15 @@ use crate::cases;
 
 /// Addresses close enough to each other for prefixes to hold several of them.
 fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![v4(), v6()]
+}
+
+fn v4() -> impl Strategy<Value = IpAddr> {
+    (0..32_u32).prop_map(|low| Ipv4Addr::from(0x0a00_0000 | low).into())
+}
+
+fn v6() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
-        (0..32_u32).prop_map(|low| Ipv4Addr::from(0x0a00_0000 | low).into()),
         (0..32_u128).prop_map(|low| Ipv6Addr::from((0xfd00 << 112) | low).into()),
         // The same bits in the other family.
         (0..32_u128).prop_map(|low| Ipv6Addr::from(0x0a00_0000 | low).into()),
@@ -90,18 +97,17 @@ fn policy() -> impl Strategy<Value = PolicyRule> {
 type Packet = (IpAddr, IpAddr, u8, u16, u16);
 
 fn packet() -> impl Strategy<Value = Packet> {
-    let pair = (address(), address());
-    let pair = pair.prop_filter("one family", |(src, dst)| src.is_ipv4() == dst.is_ipv4());
-    (pair, select(&PROTOCOLS[..]), number(u16::MAX), number(u16::MAX)).prop_filter_map(
-        "an extension header is never the protocol of an IPv6 packet",
+    let pair = prop_oneof![(v4(), v4()), (v6(), v6())];
+    (pair, select(&PROTOCOLS[..]), number(u16::MAX), number(u16::MAX)).prop_map(
         |((src, dst), protocol, src_port, dst_port)| {
-            let extension = src.is_ipv6() && protocol == 51;
+            // An extension header is never the protocol of an IPv6 packet.
+            let protocol = if src.is_ipv6() && protocol == 51 { 200 } else { protocol };
             let numbers = match (protocol, src.is_ipv4()) {
                 (6, _) => (src_port, dst_port),
                 (1, true) | (58, false) => (src_port & 255, dst_port & 255),
                 _ => (0, 0),
             };
-            (!extension).then_some((src, dst, protocol, numbers.0, numbers.1))
+            (src, dst, protocol, numbers.0, numbers.1)
         },
     )
 }
@@ -161,6 +167,23 @@ proptest! {
             prop_assert_eq!(found.map(|rule| rule.tag as usize), wanted, "{:?}", packet);
             let accept = wanted.map(|index| policy.rules[index].accept);
             prop_assert_eq!(found.map(|rule| rule.accept == 1), accept);
+        }
+    }
+
+    /// Every small port, because a wrong one is seldom drawn.
+    #[test]
+    fn ranges_are_merged_and_nothing_more(src in ranges(20), dst in ranges(20)) {
+        let tcp = parse("accept tcp from 10.0.0.0/8", 1, |_| panic!("no peer is named")).unwrap();
+        let spec = RuleSpec { src_ports: src, dst_ports: dst, ..tcp[0].clone() };
+        let rules = vec![spec.clone()];
+        let policy = PolicyRule { name: "p".into(), accept: false, stateful: true, rules };
+        let compiled = compile(&policy).rules;
+        for (src_port, dst_port) in (0..=21).flat_map(|src| (0..=21).map(move |dst| (src, dst))) {
+            let addr = Ipv4Addr::new(10, 0, 0, 1).into();
+            let packet = (addr, addr, 6, src_port, dst_port);
+            let headers = headers(&packet);
+            let found = compiled.iter().any(|rule| rule.matches(&headers));
+            prop_assert_eq!(found, says(&spec, &packet), "{:?}", packet);
         }
     }
 

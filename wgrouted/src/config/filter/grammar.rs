@@ -261,13 +261,12 @@ impl Words {
                 other => return Err(RuleError::Types(protocol_text(other))),
             }
         }
-        let per_protocol = self.list("a type's name, number or range", |word| {
+        let types: Vec<Vec<(u16, u16)>> = self.list("a type's name, number or range", |word| {
             protocols
                 .iter()
                 .map(|&protocol| icmp_type(protocol, word, protocols.len() > 1))
                 .collect()
         })?;
-        let types: Vec<Vec<(u16, u16)>> = per_protocol;
         for (index, spec) in specs.iter_mut().enumerate() {
             spec.dst_ports = types.iter().map(|types| types[index]).collect();
         }
@@ -285,7 +284,7 @@ impl Words {
         &mut self,
         specs: &[RuleSpec],
         peer: &impl Fn(&str) -> Result<Vec<Prefix>, RuleError>,
-    ) -> Result<(Vec<Prefix>, Vec<(u16, u16)>), RuleError> {
+    ) -> Result<Place, RuleError> {
         let mut prefixes = Vec::new();
         if self.take("peer") {
             prefixes = self.list("a peer's name", peer)?.concat();
@@ -303,6 +302,9 @@ impl Words {
         Ok((prefixes, self.list(PORT, |word| range(word, u16::MAX, PORT))?))
     }
 }
+
+/// Prefixes and ranges of ports.
+type Place = (Vec<Prefix>, Vec<(u16, u16)>);
 
 const PROTOCOL: &str =
     "a protocol (tcp, udp, icmp, icmpv6, sctp, udplite, dccp, esp, ah, gre, ospf)";

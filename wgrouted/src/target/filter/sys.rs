@@ -287,12 +287,13 @@ pub(super) fn open(at: &Path, kind: Pinned) -> io::Result<OwnedFd> {
     // SAFETY: the path ends with a zero and outlives the call.
     let fd = unsafe { bpf_fd(OBJ_GET, &mut attr) }?;
     let target = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    let word: &[u8] = match kind {
-        Pinned::Map => b"bpf-map",
-        Pinned::Program => b"bpf-prog",
-        Pinned::Link => b"bpf_link",
+    // "anon_inode:bpf-map", and of links, on some kernels, "anon_inode:[bpf_link]".
+    let word = match kind {
+        Pinned::Map => "bpf-map",
+        Pinned::Program => "bpf-prog",
+        Pinned::Link => "bpf-link",
     };
-    if target.as_os_str().as_bytes().ends_with(word) {
+    if target.to_string_lossy().replace('_', "-").contains(word) {
         Ok(fd)
     } else {
         Err(io::Error::other(format!("it is not a {kind:?}").to_lowercase()))

@@ -1,0 +1,16 @@
+//! The kernel's packet filter, through our door to it.
+//!
+//! Each test has a network namespace and a BPF file system of its own. Needs root and iproute2:
+//! `sudo -E cargo test --release -p wgrouted --test filter -- --ignored`
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod attach;
+
+mod lab;
+
+/// Packets, and tables that are searched line by line.
+#[path = "../../../ebpf-xdp/tests/support/mod.rs"]
+mod oracle;
+#[path = "../support/mod.rs"]
+mod support;

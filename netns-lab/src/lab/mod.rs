@@ -9,16 +9,22 @@
 
 mod babeld;
 mod bird;
+pub mod bpf;
 mod command;
+mod dedicated;
 mod echo;
 pub mod fib;
 mod flow;
 mod frr;
+mod inject;
+mod link_address;
 mod node;
 mod notify;
+pub mod packet;
 mod process;
 pub mod routes;
 pub mod table;
+mod tap;
 mod topology;
 mod train;
 mod wait;
@@ -38,11 +44,14 @@ use crate::log::Log;
 pub use self::{
     babeld::Babeld,
     bird::Bird,
+    dedicated::{Dedicated, Host, own, own_net},
     echo::{Echo, Kind, Ping, Reflector},
     flow::{assert_flow, assert_no_flow},
     frr::Frr,
+    inject::{Injector, Stream},
     node::Node,
     process::Process,
+    tap::Tap,
     topology::{Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
     wait::{PATIENCE, differences, wait_equal, wait_for, wait_until},
@@ -184,6 +193,15 @@ impl Link {
     /// Cuts the link: nothing gets through until [`Link::mend`].
     pub fn cut(&self) -> Result<()> {
         self.a.node.ip(&format!("link set {} down", self.a.device)).map(drop)
+    }
+
+    /// Makes every packet take this long, in both directions.
+    pub fn delay(&self, by: Duration) -> Result<()> {
+        [&self.a, &self.b].into_iter().try_for_each(|end| {
+            let words =
+                format!("qdisc add dev {} root netem delay {}ms", end.device, by.as_millis());
+            end.node.run("tc", words.split_whitespace()).map(drop)
+        })
     }
 
     /// Undoes [`Link::cut`].

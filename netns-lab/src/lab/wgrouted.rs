@@ -29,6 +29,8 @@ pub struct Wgrouted {
     node: Node,
     name: String,
     args: Vec<String>,
+    /// Capabilities that it shall not have, as setpriv(1) names them.
+    without: Vec<String>,
     config: Option<PathBuf>,
     runtime_dir: PathBuf,
     notify: Rc<Notify>,
@@ -80,6 +82,7 @@ impl Wgrouted {
             node: node.clone(),
             name,
             args: Vec::new(),
+            without: Vec::new(),
             config: None,
             runtime_dir,
             notify,
@@ -91,6 +94,12 @@ impl Wgrouted {
     /// Adds arguments of `wgrouted run`.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Takes a capability away from it.
+    pub fn without(mut self, capability: &str) -> Self {
+        self.without.push(format!("-{capability}"));
         self
     }
 
@@ -110,17 +119,19 @@ impl Wgrouted {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} of {:?} already runs", self.name, self.node);
         self.notify.forget();
-        let mut command = match self.watchdog {
-            None => Command::new(&self.program),
-            Some(interval) => {
-                let mut shell = Command::new("sh");
-                // The variable holds the number of the process that is meant (sd_notify(3)).
-                shell.args(["-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"]).arg(&self.program);
-                shell.env("WATCHDOG_USEC", interval.as_micros().to_string());
-                shell
-            }
-        };
+        let mut command = Command::new("env");
+        if let Some(interval) = self.watchdog {
+            // The variable holds the number of the process that is meant (sd_notify(3)).
+            command = Command::new("sh");
+            command.args(["-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"]);
+            command.env("WATCHDOG_USEC", interval.as_micros().to_string());
+        }
+        if !self.without.is_empty() {
+            command.args(["setpriv", "--bounding-set", &self.without.join(",")]);
+        }
+
         command
+            .arg(&self.program)
             .arg("run")
             .args(&self.args)
             .arg("--runtime-dir")

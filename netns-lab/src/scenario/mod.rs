@@ -9,6 +9,7 @@ pub(crate) mod bgp;
 mod daemons;
 mod device;
 mod examples;
+mod filter;
 mod follow;
 mod lifecycle;
 mod moves;
@@ -81,7 +82,7 @@ impl Scenario {
 /// Every scenario, in the order they run.
 pub fn all() -> &'static [Scenario] {
     static ALL: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
-        [
+        let mut all = [
             tunnel::SCENARIOS,
             follow::SCENARIOS,
             tags::SCENARIOS,
@@ -94,9 +95,11 @@ pub fn all() -> &'static [Scenario] {
             daemons::SCENARIOS,
             examples::SCENARIOS,
             bad_input::SCENARIOS,
-            scale::SCENARIOS,
         ]
-        .concat()
+        .concat();
+        all.extend(filter::scenarios());
+        all.extend(scale::SCENARIOS);
+        all
     });
     &ALL
 }

@@ -18,6 +18,7 @@ mod node;
 mod notify;
 mod process;
 pub mod routes;
+mod systemd;
 pub mod table;
 mod topology;
 mod train;
@@ -43,6 +44,7 @@ pub use self::{
     frr::Frr,
     node::Node,
     process::Process,
+    systemd::Systemd,
     topology::{Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
     wait::{PATIENCE, differences, wait_equal, wait_for, wait_until},
@@ -122,6 +124,11 @@ impl Lab {
     /// The daemon under test on a node, with a configuration. Not started.
     pub fn wgrouted_with(&self, node: &Node, config: &str) -> Result<Wgrouted> {
         Wgrouted::with_config(&self.setup.wgrouted, node, config)
+    }
+
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.setup.wgrouted
     }
 
     /// Runs `wgrouted` once on a node, for commands that end by themselves.

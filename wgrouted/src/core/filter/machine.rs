@@ -653,63 +653,86 @@ impl Filter {
     }
 
     /// What comes first: members of sets, sources, policies, peers, links; then, the other way
-    /// round, what shall go. Nothing names what is not complete.
+    /// round, what shall go. Nothing names what is not complete, so each kind has a batch of its
+    /// own: what is refused is known before anything that would name it is written.
     fn next_batch(&mut self, now: Time) -> Vec<FilterChange> {
-        let mut changes = Vec::new();
         self.sources.end_graces(now);
         self.sources.retry(now);
         self.collect_sets();
         let members = self.sets.members().map(|member| (member, ())).collect();
         self.members.want_all(members);
+        let stages = [
+            Self::joins,
+            Self::new_sources,
+            Self::new_policies,
+            Self::new_peers,
+            Self::new_links,
+            Self::old_links,
+            Self::old_peers,
+            Self::old_policies,
+            Self::old_sources,
+            Self::leaves,
+        ];
+        let mut batches = stages.into_iter().map(|stage| stage(self, now));
+        batches.find(|batch| !batch.is_empty()).unwrap_or_default()
+    }
+
+    fn joins(&mut self, _: Time) -> Vec<FilterChange> {
         let joins = self.members.sets().take(BATCH);
-        changes.extend(joins.map(|((set, peer), ())| FilterChange::Member {
-            set,
-            peer,
-            present: true,
-        }));
-        self.sources.take_sets(BATCH.saturating_sub(changes.len()), &mut changes);
-        if !changes.is_empty() || self.sources.lacks() {
-            return changes;
-        }
-        changes.extend(
-            self.policies
-                .sets()
-                .map(|(id, policy)| FilterChange::Policy { id, policy: Some(Arc::clone(policy)) }),
-        );
-        changes.extend(self.peers.sets().map(|(id, (identity, word))| FilterChange::Peer {
-            id,
-            identity: Some(*identity),
-            word: *word,
-        }));
-        changes.extend(
-            self.links
-                .sets()
-                .map(|(ifindex, word)| FilterChange::Link { ifindex, word: Some(*word) }),
-        );
-        changes.extend(
-            self.links.removals().map(|ifindex| FilterChange::Link { ifindex, word: None }),
-        );
-        changes.extend(self.peers.removals().map(|id| FilterChange::Peer {
-            id,
-            identity: None,
-            word: layout::Peer::default(),
-        }));
+        joins.map(|((set, peer), ())| FilterChange::Member { set, peer, present: true }).collect()
+    }
+
+    fn new_sources(&mut self, _: Time) -> Vec<FilterChange> {
+        let mut changes = Vec::new();
+        self.sources.take_sets(BATCH, &mut changes);
         changes
-            .extend(self.policies.removals().map(|id| FilterChange::Policy { id, policy: None }));
-        if !changes.is_empty() {
-            return changes;
-        }
+    }
+
+    fn new_policies(&mut self, _: Time) -> Vec<FilterChange> {
+        let sets = self.policies.sets();
+        let change = |(id, policy): (u16, &Arc<CompiledPolicy>)| FilterChange::Policy {
+            id,
+            policy: Some(Arc::clone(policy)),
+        };
+        sets.map(change).collect()
+    }
+
+    fn new_peers(&mut self, _: Time) -> Vec<FilterChange> {
+        let change = |(id, (identity, word)): (u32, &(Identity, layout::Peer))| {
+            FilterChange::Peer { id, identity: Some(*identity), word: *word }
+        };
+        self.peers.sets().map(change).collect()
+    }
+
+    fn new_links(&mut self, _: Time) -> Vec<FilterChange> {
+        let sets = self.links.sets();
+        sets.map(|(ifindex, word)| FilterChange::Link { ifindex, word: Some(*word) }).collect()
+    }
+
+    fn old_links(&mut self, _: Time) -> Vec<FilterChange> {
+        let removals = self.links.removals();
+        removals.map(|ifindex| FilterChange::Link { ifindex, word: None }).collect()
+    }
+
+    fn old_peers(&mut self, _: Time) -> Vec<FilterChange> {
+        let word = layout::Peer::default();
+        let removals = self.peers.removals();
+        removals.map(|id| FilterChange::Peer { id, identity: None, word }).collect()
+    }
+
+    fn old_policies(&mut self, _: Time) -> Vec<FilterChange> {
+        self.policies.removals().map(|id| FilterChange::Policy { id, policy: None }).collect()
+    }
+
+    fn old_sources(&mut self, now: Time) -> Vec<FilterChange> {
+        let mut changes = Vec::new();
         self.sources.take_removals(BATCH, now, &mut changes);
-        if changes.is_empty() {
-            changes.extend(
-                self.members.removals().take(BATCH).map(|(set, peer)| FilterChange::Member {
-                    set,
-                    peer,
-                    present: false,
-                }),
-            );
-        }
         changes
+    }
+
+    fn leaves(&mut self, _: Time) -> Vec<FilterChange> {
+        let leaves = self.members.removals().take(BATCH);
+        leaves.map(|(set, peer)| FilterChange::Member { set, peer, present: false }).collect()
     }
 
     /// Forgets sets that no entry holds, once there may be many.

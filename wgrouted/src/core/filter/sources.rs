@@ -243,11 +243,6 @@ impl Sources {
         drift
     }
 
-    /// Whether an entry has yet to be written.
-    pub fn lacks(&self) -> bool {
-        self.domains.values().any(|domain| domain.queue.sets() > 0)
-    }
-
     /// Takes out entries to be written, longest prefixes first, at most `room`.
     pub fn take_sets(&mut self, room: usize, changes: &mut Vec<FilterChange>) {
         let end = changes.len() + room;

@@ -656,7 +656,7 @@ impl Filter {
     /// round, what shall go. Nothing names what is not complete, so each kind has a batch of its
     /// own: what is refused is known before anything that would name it is written.
     fn next_batch(&mut self, now: Time) -> Vec<FilterChange> {
-        self.sources.end_graces(now);
+        self.sources.end_graces(&mut self.sets, now);
         self.sources.retry(now);
         self.collect_sets();
         let members = self.sets.members().map(|member| (member, ())).collect();

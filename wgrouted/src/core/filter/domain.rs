@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use ebpf_xdp::layout::owner;
 use smallvec::SmallVec;
 
 use super::owners::{Owners, Sets};
@@ -41,17 +42,49 @@ struct Grace {
     value: u32,
 }
 
+/// How many prefixes of each family and length there are.
+#[derive(Debug, Default)]
+struct Lengths([BTreeMap<u8, usize>; 2]);
+
+impl Lengths {
+    /// The prefixes around this one that there may be, longest first.
+    fn covers(&self, prefix: &Prefix) -> impl Iterator<Item = Prefix> {
+        let shorter = self.0[prefix.family() as usize].range(..prefix.prefix_len()).rev();
+        shorter.filter_map(|(len, _)| Prefix::new(prefix.addr(), *len))
+    }
+
+    /// A prefix came or went.
+    fn count(&mut self, prefix: &Prefix, before: bool, after: bool) {
+        let lengths = &mut self.0[prefix.family() as usize];
+        let len = prefix.prefix_len();
+        match (before, after) {
+            (false, true) => *lengths.entry(len).or_default() += 1,
+            (true, false) => {
+                if let Some(count) = lengths.get_mut(&len) {
+                    *count -= 1;
+                    if *count == 0 {
+                        lengths.remove(&len);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A domain.
 #[derive(Debug, Default)]
 pub(super) struct Domain {
     pub(super) entries: PrefixMap<Entry>,
     graces: PrefixMap<Grace>,
+    /// Number of graces, by family and length.
+    grace_lengths: Lengths,
     /// Entries that are there for their grace alone. Those inside a prefix stand in a row.
     fading: BTreeSet<Prefix>,
     pub(super) queue: Queue,
     /// Number of entries that shall be there, by family and length: which covering prefixes are
     /// worth looking for.
-    lengths: [BTreeMap<u8, usize>; 2],
+    lengths: Lengths,
 }
 
 impl Domain {
@@ -69,9 +102,7 @@ impl Domain {
 
     /// The longest entry around the prefix that shall be there, and what it says.
     fn cover(&self, prefix: &Prefix) -> Option<(Prefix, u32)> {
-        let lengths = &self.lengths[prefix.family() as usize];
-        let shorter = lengths.range(..prefix.prefix_len()).rev().map(|(len, _)| *len);
-        let covers = shorter.filter_map(|len| Prefix::new(prefix.addr(), len));
+        let covers = self.lengths.covers(prefix);
         covers.map(|cover| (cover, self.wanted(&cover))).find(|(_, value)| *value != ABSENT)
     }
 
@@ -102,7 +133,7 @@ impl Domain {
         let kind = grace.is_some() || !self.graces.is_empty();
         let before = if kind { self.effective(&prefix, wanted) } else { ABSENT };
         self.entries.get_or_insert_with(&prefix, Entry::default).want = value;
-        self.count(&prefix, wanted, value);
+        self.lengths.count(&prefix, wanted != ABSENT, value != ABSENT);
         if kind {
             self.make_fading(prefix, value == ABSENT);
             let after = self.effective(&prefix, value);
@@ -153,7 +184,7 @@ impl Domain {
             }
             (_, None, _) => false,
             (Some(until), Some(old), new) => {
-                // Where the cover says more than it shall, it must not be heard.
+                // Where a cover says more than it shall, it must not be heard.
                 let shield = || fades && self.is_covered_by_grace(&prefix);
                 let runs = new.is_none_or(|new| !old.within(&new)) || shield();
                 if runs {
@@ -168,7 +199,7 @@ impl Domain {
     }
 
     fn is_covered_by_grace(&self, prefix: &Prefix) -> bool {
-        self.cover(prefix).is_some_and(|(cover, _)| self.graces.get(&cover).is_some())
+        self.grace_lengths.covers(prefix).any(|cover| self.graces.get(&cover).is_some())
     }
 
     fn set_grace(
@@ -180,16 +211,20 @@ impl Domain {
     ) {
         if past.is_empty() {
             self.fading.remove(&prefix);
-            if !self.graces.is_empty() {
-                self.graces.remove(&prefix);
+            if !self.graces.is_empty() && self.graces.remove(&prefix).is_some() {
+                self.grace_lengths.count(&prefix, true, false);
             }
             return;
         }
-        let values = past.iter().map(|(value, _)| *value).chain([after]);
-        let owners = values.filter(|value| *value != ABSENT).map(|value| sets.owners(value));
+        let values = || past.iter().map(|(value, _)| *value).chain([after]);
+        let owners = values().filter(|value| *value != ABSENT).map(|value| sets.owners(value));
         let all = owners.reduce(|all, owners| all.or(&owners)).unwrap_or(Owners::Nobody);
-        let value = sets.value(&all, prefix.is_default());
-        self.graces.insert(prefix, Grace { past, value });
+        // What only default routes say is said by default, wherever it is written.
+        let leads = |value: &u32| *value != ABSENT && value & owner::NUMBER != owner::NOBODY;
+        let default = values().filter(leads).all(|value| value & owner::DEFAULT != 0);
+        let value = sets.value(&all, default);
+        let before = self.graces.insert(prefix, Grace { past, value });
+        self.grace_lengths.count(&prefix, before.is_some(), true);
     }
 
     fn make_fading(&mut self, prefix: Prefix, fades: bool) {
@@ -209,23 +244,6 @@ impl Domain {
         self.set_grace(prefix, past, after, sets);
         self.enqueue(prefix, now);
         self.tidy(&prefix);
-    }
-
-    fn count(&mut self, prefix: &Prefix, before: u32, after: u32) {
-        let lengths = &mut self.lengths[prefix.family() as usize];
-        let len = prefix.prefix_len();
-        match (before == ABSENT, after == ABSENT) {
-            (true, false) => *lengths.entry(len).or_default() += 1,
-            (false, true) => {
-                if let Some(count) = lengths.get_mut(&len) {
-                    *count -= 1;
-                    if *count == 0 {
-                        lengths.remove(&len);
-                    }
-                }
-            }
-            _ => {}
-        }
     }
 
     /// Queues the entry if it does not hold what it shall.

@@ -245,7 +245,7 @@ impl Sources {
 
 #[cfg(test)]
 mod tests {
-    use ebpf_xdp::layout::domain;
+    use ebpf_xdp::layout::{domain, owner};
 
     use super::*;
 
@@ -336,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_does_not_hear_another_that_goes() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        for (prefix, peer) in [("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.1.0/24", 1)] {
+            sources.want(key(prefix), Some(&Owners::peer(peer)), None, &mut sets, ms(0));
+        }
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("10.1.0.0/16"), None, GRACE, &mut sets, ms(10));
+        sources.want(key("10.1.1.0/24"), None, GRACE, &mut sets, ms(20));
+        // Peer 2 was legal around it, never there.
+        let both = sets.value(&Owners::peer(1).or(&Owners::peer(2)), false);
+        let changes = settle(&mut sources, &mut sets, ms(20));
+        assert_eq!(changes, [("10.1.0.0/16".into(), Some(both))]);
+        let changes = settle(&mut sources, &mut sets, ms(1010));
+        assert_eq!(changes, [("10.1.0.0/16".into(), None)]);
+        let changes = settle(&mut sources, &mut sets, ms(1020));
+        assert_eq!(changes, [("10.1.1.0/24".into(), None)]);
+    }
+
+    #[test]
     fn what_goes_follows_its_cover() {
         let (mut sources, mut sets) = (Sources::default(), Sets::default());
         let value = |peers: &[u32], sets: &mut Sets| {
@@ -356,6 +375,18 @@ mod tests {
         assert_eq!(changes, [("10.1.0.0/16".into(), Some(around))]);
         let changes = settle(&mut sources, &mut sets, ms(1500));
         assert_eq!(changes, [("10.0.0.0/8".into(), Some(3)), ("10.1.0.0/16".into(), None)]);
+    }
+
+    #[test]
+    fn what_a_default_route_says_inside_is_said_by_default() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        sources.want(key("0.0.0.0/0"), Some(&Owners::peer(1)), None, &mut sets, ms(0));
+        sources.want(key("10.0.0.0/8"), Some(&Owners::Nobody), None, &mut sets, ms(0));
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("0.0.0.0/0"), Some(&Owners::peer(2)), GRACE, &mut sets, ms(1));
+        sources.want(key("10.0.0.0/8"), None, GRACE, &mut sets, ms(1));
+        let changes = settle(&mut sources, &mut sets, ms(1));
+        assert_eq!(changes[0], ("10.0.0.0/8".into(), Some(2 | owner::DEFAULT)));
     }
 
     #[test]

@@ -98,8 +98,8 @@ pub struct Filter {
     peers: Words<u32, (Identity, layout::Peer)>,
     links: Words<IfIndex, layout::Link>,
     policies: Words<u16, Arc<CompiledPolicy>>,
-    /// Sum of the interfaces' revisions that was looked at.
-    seen: Option<u64>,
+    /// The filtered interfaces and their revisions that were looked at.
+    seen: Option<Vec<(InterfaceId, u64)>>,
     /// All has been worked out and written once: the programs may be attached.
     filled: bool,
     attached: BTreeMap<IfIndex, LinkState>,
@@ -249,8 +249,8 @@ impl Filter {
             return;
         }
         let filtered = || view.interfaces.values().filter(|i| i.rule().filter.is_some());
-        let revisions: u64 = filtered().map(|interface| interface.revision()).sum();
-        if self.seen == Some(revisions) {
+        let revisions = || filtered().map(|interface| (interface.id(), interface.revision()));
+        if self.seen.as_ref().is_some_and(|seen| seen.iter().copied().eq(revisions())) {
             return;
         }
         // The first time everything must be there; later those that are not are left as they are.
@@ -258,7 +258,7 @@ impl Filter {
         if self.seen.is_none() && missing {
             return;
         }
-        self.seen = Some(revisions);
+        self.seen = Some(revisions().collect());
         self.evaluate_all(view, now);
         let left_out = self.legal.roster().left_out();
         if left_out > 0 {

@@ -6,7 +6,7 @@
 //! so that maps which an earlier daemon left stay in force as they are; a peer's word names a domain
 //! or a policy only once that is complete, and what it no longer names is removed after it changed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use ebpf_xdp::layout::{self, Finder};
 
@@ -19,7 +19,7 @@ use super::{
     sources::Sources,
     table::{
         CompiledPolicy, Contents, FilterChange, FilterError, FilterEvent, FilterPlan, FilterReport,
-        FilterRequest, Identity, LinkPlan, LinkState,
+        FilterRequest, Identity, LinkPlan, LinkState, SourceKey,
     },
     words::Words,
 };
@@ -270,27 +270,28 @@ impl Filter {
     fn evaluate_all(&mut self, view: View<'_>, now: Time) {
         self.legal.renew(view, self.rule.sizes.peers);
         let all: Vec<InterfaceId> = view.interfaces.keys().copied().collect();
-        for (prefix, _) in view.net.rib.iter() {
-            self.routes_of(view, prefix, &all, now);
-        }
+        let prefixes = view.net.rib.iter().map(|(prefix, _)| prefix);
+        let mut keys: Vec<SourceKey> =
+            prefixes.flat_map(|prefix| self.legal.keys_of_routes(prefix, &all)).collect();
+        keys.extend(self.legal.keys_without_routes(view));
         // What has an entry, but should have none, is among these too.
-        let keys = self.legal.keys_without_routes(view);
-        for key in keys.into_iter().chain(self.sources.keys()) {
-            self.look_at(view, key, now);
-        }
+        keys.extend(self.sources.keys());
+        self.look_at(view, keys, now);
         self.write_words();
     }
 
-    /// The routes of a prefix changed, which lead or led out of these interfaces.
-    pub fn update(&mut self, view: View<'_>, prefix: Prefix, concerned: &[InterfaceId], now: Time) {
+    /// The routes of these prefixes changed at once, which lead or led out of these interfaces.
+    pub fn update(
+        &mut self,
+        view: View<'_>,
+        prefixes: &[Prefix],
+        concerned: &[InterfaceId],
+        now: Time,
+    ) {
         if self.seen.is_some() {
-            self.routes_of(view, prefix, concerned, now);
-        }
-    }
-
-    fn routes_of(&mut self, view: View<'_>, prefix: Prefix, concerned: &[InterfaceId], now: Time) {
-        for key in self.legal.keys_of_routes(prefix, concerned) {
-            self.look_at(view, key, now);
+            let keys = prefixes.iter().map(|prefix| self.legal.keys_of_routes(*prefix, concerned));
+            let keys = keys.flatten().collect();
+            self.look_at(view, keys, now);
         }
     }
 
@@ -298,19 +299,38 @@ impl Filter {
     pub fn proven(&mut self, view: View<'_>, ifindex: IfIndex, prefix: Prefix, now: Time) {
         if self.seen.is_some() {
             let domain = layout::domain::proven(ifindex);
-            self.look_at(view, super::table::SourceKey { domain, prefix }, now);
+            self.look_at(view, vec![SourceKey { domain, prefix }], now);
         }
     }
 
-    fn look_at(&mut self, view: View<'_>, key: super::table::SourceKey, now: Time) {
-        let owners = self.legal.owners(view, key);
-        // Before anything was in force there is nothing to be kind to. What WireGuard has proven is
-        // proven anew for each packet.
-        let proven =
-            key.domain >> layout::domain::BITS == layout::domain::proven(0) >> layout::domain::BITS;
-        let grace =
-            (self.filled && !proven && self.rule.grace > Duration::ZERO).then_some(self.rule.grace);
-        self.sources.want(key, owners.as_ref(), grace, &mut self.sets, now);
+    /// Works out what these entries shall say. They changed in one moment: the longest that are to
+    /// be there come first, then those that shall go, the shortest first, so that none takes for its
+    /// past what another just became.
+    fn look_at(&mut self, view: View<'_>, mut keys: Vec<SourceKey>, now: Time) {
+        keys.sort_by_key(|key| Reverse(key.prefix.prefix_len()));
+        keys.retain(|key| {
+            let owners = self.legal.owners(view, *key);
+            let grace = self.grace_of(key.domain);
+            if owners.is_some() {
+                self.sources.want(*key, owners.as_ref(), grace, &mut self.sets, now);
+            }
+            owners.is_none()
+        });
+        for key in keys.into_iter().rev() {
+            let grace = self.grace_of(key.domain);
+            self.sources.want(key, None, grace, &mut self.sets, now);
+        }
+    }
+
+    /// Before anything was in force there is nothing to be kind to. What WireGuard has proven is
+    /// proven anew for each packet, and what the operator takes from a list shall go.
+    fn grace_of(&self, domain: u32) -> Option<Duration> {
+        let is = |other: u32| domain >> layout::domain::BITS == other >> layout::domain::BITS;
+        let follows_routes = is(layout::domain::routes(0))
+            || is(layout::domain::feasible(0))
+            || is(layout::domain::group(0));
+        let grace = self.rule.grace;
+        (self.filled && follows_routes && grace > Duration::ZERO).then_some(grace)
     }
 
     /// Nexthop objects changed.

@@ -29,12 +29,17 @@ impl Engine {
         }
     }
 
-    /// A prefix's routes changed, which lead or led out of these interfaces.
-    pub(super) fn update_filter(&mut self, concerned: &[InterfaceId], prefix: Prefix, now: Time) {
+    /// The routes of these prefixes changed at once, which lead or led out of these interfaces.
+    pub(super) fn update_filter(
+        &mut self,
+        concerned: &[InterfaceId],
+        prefixes: &[Prefix],
+        now: Time,
+    ) {
         let net = Network { rib: &self.rib, nexthops: &self.nexthops };
         let view = View { net, interfaces: &self.interfaces };
         if let Some(filter) = &mut self.filter {
-            filter.update(view, prefix, concerned, now);
+            filter.update(view, prefixes, concerned, now);
         }
     }
 

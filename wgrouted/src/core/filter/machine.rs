@@ -6,7 +6,7 @@
 //! so that maps which an earlier daemon left stay in force as they are; a peer's word names a domain
 //! or a policy only once that is complete, and what it no longer names is removed after it changed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use ebpf_xdp::layout::{self, Finder};
 
@@ -19,7 +19,7 @@ use super::{
     sources::Sources,
     table::{
         CompiledPolicy, Contents, FilterChange, FilterError, FilterEvent, FilterPlan, FilterReport,
-        FilterRequest, Identity, LinkPlan, LinkState,
+        FilterRequest, Identity, LinkPlan, LinkState, SourceKey,
     },
     words::Words,
 };
@@ -98,8 +98,8 @@ pub struct Filter {
     peers: Words<u32, (Identity, layout::Peer)>,
     links: Words<IfIndex, layout::Link>,
     policies: Words<u16, Arc<CompiledPolicy>>,
-    /// Sum of the interfaces' revisions that was looked at.
-    seen: Option<u64>,
+    /// The filtered interfaces and their revisions that were looked at.
+    seen: Option<Vec<(InterfaceId, u64)>>,
     /// All has been worked out and written once: the programs may be attached.
     filled: bool,
     attached: BTreeMap<IfIndex, LinkState>,
@@ -268,8 +268,8 @@ impl Filter {
             return;
         }
         let filtered = || view.interfaces.values().filter(|i| i.rule().filter.is_some());
-        let revisions: u64 = filtered().map(|interface| interface.revision()).sum();
-        if self.seen == Some(revisions) {
+        let revisions = || filtered().map(|interface| (interface.id(), interface.revision()));
+        if self.seen.as_ref().is_some_and(|seen| seen.iter().copied().eq(revisions())) {
             return;
         }
         // The first time everything must be there; later those that are not are left as they are.
@@ -277,7 +277,7 @@ impl Filter {
         if self.seen.is_none() && missing {
             return;
         }
-        self.seen = Some(revisions);
+        self.seen = Some(revisions().collect());
         self.evaluate_all(view, now);
         let left_out = self.legal.roster().left_out();
         if left_out > 0 {
@@ -289,27 +289,28 @@ impl Filter {
     fn evaluate_all(&mut self, view: View<'_>, now: Time) {
         self.legal.renew(view, self.rule.sizes.peers);
         let all: Vec<InterfaceId> = view.interfaces.keys().copied().collect();
-        for (prefix, _) in view.net.rib.iter() {
-            self.routes_of(view, prefix, &all, now);
-        }
+        let prefixes = view.net.rib.iter().map(|(prefix, _)| prefix);
+        let mut keys: Vec<SourceKey> =
+            prefixes.flat_map(|prefix| self.legal.keys_of_routes(prefix, &all)).collect();
+        keys.extend(self.legal.keys_without_routes(view));
         // What has an entry, but should have none, is among these too.
-        let keys = self.legal.keys_without_routes(view);
-        for key in keys.into_iter().chain(self.sources.keys()) {
-            self.look_at(view, key, now);
-        }
+        keys.extend(self.sources.keys());
+        self.look_at(view, keys, now);
         self.write_words();
     }
 
-    /// The routes of a prefix changed, which lead or led out of these interfaces.
-    pub fn update(&mut self, view: View<'_>, prefix: Prefix, concerned: &[InterfaceId], now: Time) {
+    /// The routes of these prefixes changed at once, which lead or led out of these interfaces.
+    pub fn update(
+        &mut self,
+        view: View<'_>,
+        prefixes: &[Prefix],
+        concerned: &[InterfaceId],
+        now: Time,
+    ) {
         if self.seen.is_some() {
-            self.routes_of(view, prefix, concerned, now);
-        }
-    }
-
-    fn routes_of(&mut self, view: View<'_>, prefix: Prefix, concerned: &[InterfaceId], now: Time) {
-        for key in self.legal.keys_of_routes(prefix, concerned) {
-            self.look_at(view, key, now);
+            let keys = prefixes.iter().map(|prefix| self.legal.keys_of_routes(*prefix, concerned));
+            let keys = keys.flatten().collect();
+            self.look_at(view, keys, now);
         }
     }
 
@@ -317,19 +318,38 @@ impl Filter {
     pub fn proven(&mut self, view: View<'_>, ifindex: IfIndex, prefix: Prefix, now: Time) {
         if self.seen.is_some() {
             let domain = layout::domain::proven(ifindex);
-            self.look_at(view, super::table::SourceKey { domain, prefix }, now);
+            self.look_at(view, vec![SourceKey { domain, prefix }], now);
         }
     }
 
-    fn look_at(&mut self, view: View<'_>, key: super::table::SourceKey, now: Time) {
-        let owners = self.legal.owners(view, key);
-        // Before anything was in force there is nothing to be kind to. What WireGuard has proven is
-        // proven anew for each packet.
-        let proven =
-            key.domain >> layout::domain::BITS == layout::domain::proven(0) >> layout::domain::BITS;
-        let grace =
-            (self.filled && !proven && self.rule.grace > Duration::ZERO).then_some(self.rule.grace);
-        self.sources.want(key, owners.as_ref(), grace, &mut self.sets, now);
+    /// Works out what these entries shall say. They changed in one moment: the longest that are to
+    /// be there come first, then those that shall go, the shortest first, so that none takes for its
+    /// past what another just became.
+    fn look_at(&mut self, view: View<'_>, mut keys: Vec<SourceKey>, now: Time) {
+        keys.sort_by_key(|key| Reverse(key.prefix.prefix_len()));
+        keys.retain(|key| {
+            let owners = self.legal.owners(view, *key);
+            let grace = self.grace_of(key.domain);
+            if owners.is_some() {
+                self.sources.want(*key, owners.as_ref(), grace, &mut self.sets, now);
+            }
+            owners.is_none()
+        });
+        for key in keys.into_iter().rev() {
+            let grace = self.grace_of(key.domain);
+            self.sources.want(key, None, grace, &mut self.sets, now);
+        }
+    }
+
+    /// Before anything was in force there is nothing to be kind to. What WireGuard has proven is
+    /// proven anew for each packet, and what the operator takes from a list shall go.
+    fn grace_of(&self, domain: u32) -> Option<Duration> {
+        let is = |other: u32| domain >> layout::domain::BITS == other >> layout::domain::BITS;
+        let follows_routes = is(layout::domain::routes(0))
+            || is(layout::domain::feasible(0))
+            || is(layout::domain::group(0));
+        let grace = self.rule.grace;
+        (self.filled && follows_routes && grace > Duration::ZERO).then_some(grace)
     }
 
     /// Nexthop objects changed.
@@ -672,63 +692,86 @@ impl Filter {
     }
 
     /// What comes first: members of sets, sources, policies, peers, links; then, the other way
-    /// round, what shall go. Nothing names what is not complete.
+    /// round, what shall go. Nothing names what is not complete, so each kind has a batch of its
+    /// own: what is refused is known before anything that would name it is written.
     fn next_batch(&mut self, now: Time) -> Vec<FilterChange> {
-        let mut changes = Vec::new();
-        self.sources.end_graces(now);
+        self.sources.end_graces(&mut self.sets, now);
         self.sources.retry(now);
         self.collect_sets();
         let members = self.sets.members().map(|member| (member, ())).collect();
         self.members.want_all(members);
+        let stages = [
+            Self::joins,
+            Self::new_sources,
+            Self::new_policies,
+            Self::new_peers,
+            Self::new_links,
+            Self::old_links,
+            Self::old_peers,
+            Self::old_policies,
+            Self::old_sources,
+            Self::leaves,
+        ];
+        let mut batches = stages.into_iter().map(|stage| stage(self, now));
+        batches.find(|batch| !batch.is_empty()).unwrap_or_default()
+    }
+
+    fn joins(&mut self, _: Time) -> Vec<FilterChange> {
         let joins = self.members.sets().take(BATCH);
-        changes.extend(joins.map(|((set, peer), ())| FilterChange::Member {
-            set,
-            peer,
-            present: true,
-        }));
-        self.sources.take_sets(BATCH.saturating_sub(changes.len()), &mut changes);
-        if !changes.is_empty() || self.sources.lacks() {
-            return changes;
-        }
-        changes.extend(
-            self.policies
-                .sets()
-                .map(|(id, policy)| FilterChange::Policy { id, policy: Some(Arc::clone(policy)) }),
-        );
-        changes.extend(self.peers.sets().map(|(id, (identity, word))| FilterChange::Peer {
-            id,
-            identity: Some(*identity),
-            word: *word,
-        }));
-        changes.extend(
-            self.links
-                .sets()
-                .map(|(ifindex, word)| FilterChange::Link { ifindex, word: Some(*word) }),
-        );
-        changes.extend(
-            self.links.removals().map(|ifindex| FilterChange::Link { ifindex, word: None }),
-        );
-        changes.extend(self.peers.removals().map(|id| FilterChange::Peer {
-            id,
-            identity: None,
-            word: layout::Peer::default(),
-        }));
+        joins.map(|((set, peer), ())| FilterChange::Member { set, peer, present: true }).collect()
+    }
+
+    fn new_sources(&mut self, _: Time) -> Vec<FilterChange> {
+        let mut changes = Vec::new();
+        self.sources.take_sets(BATCH, &mut changes);
         changes
-            .extend(self.policies.removals().map(|id| FilterChange::Policy { id, policy: None }));
-        if !changes.is_empty() {
-            return changes;
-        }
+    }
+
+    fn new_policies(&mut self, _: Time) -> Vec<FilterChange> {
+        let sets = self.policies.sets();
+        let change = |(id, policy): (u16, &Arc<CompiledPolicy>)| FilterChange::Policy {
+            id,
+            policy: Some(Arc::clone(policy)),
+        };
+        sets.map(change).collect()
+    }
+
+    fn new_peers(&mut self, _: Time) -> Vec<FilterChange> {
+        let change = |(id, (identity, word)): (u32, &(Identity, layout::Peer))| {
+            FilterChange::Peer { id, identity: Some(*identity), word: *word }
+        };
+        self.peers.sets().map(change).collect()
+    }
+
+    fn new_links(&mut self, _: Time) -> Vec<FilterChange> {
+        let sets = self.links.sets();
+        sets.map(|(ifindex, word)| FilterChange::Link { ifindex, word: Some(*word) }).collect()
+    }
+
+    fn old_links(&mut self, _: Time) -> Vec<FilterChange> {
+        let removals = self.links.removals();
+        removals.map(|ifindex| FilterChange::Link { ifindex, word: None }).collect()
+    }
+
+    fn old_peers(&mut self, _: Time) -> Vec<FilterChange> {
+        let word = layout::Peer::default();
+        let removals = self.peers.removals();
+        removals.map(|id| FilterChange::Peer { id, identity: None, word }).collect()
+    }
+
+    fn old_policies(&mut self, _: Time) -> Vec<FilterChange> {
+        self.policies.removals().map(|id| FilterChange::Policy { id, policy: None }).collect()
+    }
+
+    fn old_sources(&mut self, now: Time) -> Vec<FilterChange> {
+        let mut changes = Vec::new();
         self.sources.take_removals(BATCH, now, &mut changes);
-        if changes.is_empty() {
-            changes.extend(
-                self.members.removals().take(BATCH).map(|(set, peer)| FilterChange::Member {
-                    set,
-                    peer,
-                    present: false,
-                }),
-            );
-        }
         changes
+    }
+
+    fn leaves(&mut self, _: Time) -> Vec<FilterChange> {
+        let leaves = self.members.removals().take(BATCH);
+        leaves.map(|(set, peer)| FilterChange::Member { set, peer, present: false }).collect()
     }
 
     /// Forgets sets that no entry holds, once there may be many.

@@ -4,6 +4,7 @@
 //! the state machine ([`machine`]) with the tables it reconciles. How maps and programs are handled
 //! is the target's business; the data that go between the two are in [`table`].
 
+mod domain;
 pub mod judge;
 pub mod legal;
 pub mod machine;

@@ -14,107 +14,17 @@ use std::{
 use hashbrown::HashMap;
 
 use super::{
+    domain::{ABSENT, Domain, Entry},
     owners::{Owners, Sets},
     table::{FilterChange, SourceKey},
 };
 use crate::core::{
     prefix::{Family, Prefix},
-    prefix_map::PrefixMap,
-    queue::Queue,
     time::Time,
 };
 
-/// No entry. No value looks like this: it would be a set with the number of "elsewhere".
-const ABSENT: u32 = u32::MAX;
-
 /// Bounds of how long refused entries wait to be tried again; doubled each time.
 const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    want: u32,
-    have: u32,
-}
-
-impl Default for Entry {
-    fn default() -> Self {
-        Entry { want: ABSENT, have: ABSENT }
-    }
-}
-
-/// An entry that says more than it shall, until a time.
-#[derive(Clone, Copy, Debug)]
-struct Grace {
-    value: u32,
-    until: Time,
-}
-
-#[derive(Debug, Default)]
-struct Domain {
-    entries: PrefixMap<Entry>,
-    graces: PrefixMap<Grace>,
-    queue: Queue,
-    /// Number of entries that shall be there, by family and length: which covering prefixes are
-    /// worth looking for.
-    lengths: [BTreeMap<u8, usize>; 2],
-}
-
-impl Domain {
-    /// What the entry shall hold at this moment.
-    fn target(&self, prefix: &Prefix) -> u32 {
-        let wanted = || self.entries.get(prefix).map_or(ABSENT, |entry| entry.want);
-        if self.graces.is_empty() {
-            return wanted();
-        }
-        self.graces.get(prefix).map_or_else(wanted, |grace| grace.value)
-    }
-
-    /// What holds for the prefix's addresses without an entry of its own.
-    fn cover(&self, prefix: &Prefix) -> u32 {
-        let lengths = &self.lengths[prefix.family() as usize];
-        let shorter = lengths.range(..prefix.prefix_len()).rev().map(|(len, _)| *len);
-        let covers = shorter.filter_map(|len| Prefix::new(prefix.addr(), len));
-        covers.map(|cover| self.target(&cover)).find(|value| *value != ABSENT).unwrap_or(ABSENT)
-    }
-
-    fn count(&mut self, prefix: &Prefix, before: u32, after: u32) {
-        let lengths = &mut self.lengths[prefix.family() as usize];
-        let len = prefix.prefix_len();
-        match (before == ABSENT, after == ABSENT) {
-            (true, false) => *lengths.entry(len).or_default() += 1,
-            (false, true) => {
-                if let Some(count) = lengths.get_mut(&len) {
-                    *count -= 1;
-                    if *count == 0 {
-                        lengths.remove(&len);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Queues the entry if it does not hold what it shall.
-    fn enqueue(&mut self, prefix: Prefix, now: Time) {
-        let target = self.target(&prefix);
-        let have = self.entries.get(&prefix).map_or(ABSENT, |entry| entry.have);
-        if target == have {
-            self.queue.cancel(&prefix);
-        } else if target == ABSENT {
-            self.queue.hold(prefix, now);
-        } else {
-            self.queue.cancel(&prefix);
-            self.queue.push_set(prefix);
-        }
-    }
-
-    /// Forgets an entry that neither is there nor shall be.
-    fn tidy(&mut self, prefix: &Prefix) {
-        if self.target(prefix) == ABSENT {
-            self.entries.alter(prefix, |entry| entry.filter(|entry| *entry != Entry::default()));
-        }
-    }
-}
 
 /// The entries that the target refused.
 #[derive(Debug)]
@@ -128,7 +38,7 @@ struct Refused {
 #[derive(Debug)]
 pub struct Sources {
     domains: BTreeMap<u32, Domain>,
-    /// When graces end, in order; void where the grace disagrees.
+    /// When graces end, in order.
     ending: VecDeque<(Time, SourceKey)>,
     refused: Refused,
     installed: [usize; 2],
@@ -153,58 +63,23 @@ impl Sources {
         now: Time,
     ) {
         let SourceKey { domain: number, prefix } = key;
-        let default = prefix.is_default();
-        let value = owners.map_or(ABSENT, |owners| sets.value(owners, default));
+        let value = owners.map_or(ABSENT, |owners| sets.value(owners, prefix.is_default()));
         if value == ABSENT && !self.domains.contains_key(&number) {
             return;
         }
         let domain = self.domains.entry(number).or_default();
-        let wanted = domain.entries.get(&prefix).map_or(ABSENT, |entry| entry.want);
-        if wanted == value {
-            return;
+        let graced = domain.want(prefix, value, grace, sets, now);
+        if let Some(grace) = grace {
+            let key = |prefix| SourceKey { domain: number, prefix };
+            self.ending.extend(graced.into_iter().map(|prefix| (now + grace, key(prefix))));
         }
-        let before = domain.target(&prefix);
-        let interim = grace.and_then(|grace| {
-            let old = sets.owners(or_cover(domain, &prefix, before)?);
-            let new = match or_cover(domain, &prefix, value) {
-                Some(value) => sets.owners(value),
-                None => Owners::Elsewhere,
-            };
-            // A reject route is there to make an end.
-            if new == Owners::Nobody || old.within(&new) {
-                return None;
-            }
-            let value = sets.value(&old.or(&new), default);
-            Some(Grace { value, until: now + grace })
-        });
-        match interim {
-            Some(grace) => {
-                domain.graces.insert(prefix, grace);
-                self.ending.push_back((grace.until, key));
-            }
-            None if domain.graces.is_empty() => {}
-            None => {
-                domain.graces.remove(&prefix);
-            }
-        }
-        domain.entries.get_or_insert_with(&prefix, Entry::default).want = value;
-        let after = domain.target(&prefix);
-        domain.count(&prefix, before, after);
-        domain.enqueue(prefix, now);
-        domain.tidy(&prefix);
     }
 
     /// Ends the graces that are over.
-    pub fn end_graces(&mut self, now: Time) {
-        while let Some((until, key)) = self.ending.pop_front_if(|(until, _)| *until <= now) {
-            let Some(domain) = self.domains.get_mut(&key.domain) else { continue };
-            if domain.graces.get(&key.prefix).is_some_and(|grace| grace.until == until) {
-                let before = domain.target(&key.prefix);
-                domain.graces.remove(&key.prefix);
-                let after = domain.target(&key.prefix);
-                domain.count(&key.prefix, before, after);
-                domain.enqueue(key.prefix, now);
-                domain.tidy(&key.prefix);
+    pub fn end_graces(&mut self, sets: &mut Sets, now: Time) {
+        while let Some((_, key)) = self.ending.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(domain) = self.domains.get_mut(&key.domain) {
+                domain.end_grace(key.prefix, sets, now);
             }
         }
     }
@@ -241,11 +116,6 @@ impl Sources {
             }
         }
         drift
-    }
-
-    /// Whether an entry has yet to be written.
-    pub fn lacks(&self) -> bool {
-        self.domains.values().any(|domain| domain.queue.sets() > 0)
     }
 
     /// Takes out entries to be written, longest prefixes first, at most `room`.
@@ -370,29 +240,18 @@ impl Sources {
 
     /// Every value that an entry holds or shall hold.
     pub fn values(&self) -> impl Iterator<Item = u32> {
-        self.domains.values().flat_map(|domain| {
-            let entries = domain.entries.iter().flat_map(|(_, entry)| [entry.want, entry.have]);
-            entries.chain(domain.graces.iter().map(|(_, grace)| grace.value))
-        })
+        self.domains.values().flat_map(Domain::values)
     }
 
     /// Bytes that the tables occupy.
     pub fn allocated_bytes(&self) -> usize {
-        let bytes =
-            |domain: &Domain| domain.entries.allocated_bytes() + domain.graces.allocated_bytes();
-        self.domains.values().map(bytes).sum()
+        self.domains.values().map(Domain::allocated_bytes).sum()
     }
-}
-
-/// The value that holds for the prefix's addresses, if one does.
-fn or_cover(domain: &Domain, prefix: &Prefix, value: u32) -> Option<u32> {
-    let value = if value == ABSENT { domain.cover(prefix) } else { value };
-    (value != ABSENT).then_some(value)
 }
 
 #[cfg(test)]
 mod tests {
-    use ebpf_xdp::layout::domain;
+    use ebpf_xdp::layout::{domain, owner};
 
     use super::*;
 
@@ -407,9 +266,9 @@ mod tests {
     }
 
     /// Takes everything that is to be done and acknowledges it.
-    fn settle(sources: &mut Sources, now: Time) -> Vec<(String, Option<u32>)> {
+    fn settle(sources: &mut Sources, sets: &mut Sets, now: Time) -> Vec<(String, Option<u32>)> {
         let mut changes = Vec::new();
-        sources.end_graces(now);
+        sources.end_graces(sets, now);
         sources.take_sets(99, &mut changes);
         sources.take_removals(99, now, &mut changes);
         let mut done = Vec::new();
@@ -425,13 +284,13 @@ mod tests {
     fn a_move_is_legal_for_both_for_a_while() {
         let (mut sources, mut sets) = (Sources::default(), Sets::default());
         sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), GRACE, &mut sets, ms(0));
-        assert_eq!(settle(&mut sources, ms(0)), [("10.0.0.0/8".into(), Some(1))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(0)), [("10.0.0.0/8".into(), Some(1))]);
         sources.want(key("10.0.0.0/8"), Some(&Owners::peer(2)), GRACE, &mut sets, ms(10));
         let both = sets.value(&Owners::peer(1).or(&Owners::peer(2)), false);
-        assert_eq!(settle(&mut sources, ms(10)), [("10.0.0.0/8".into(), Some(both))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(10)), [("10.0.0.0/8".into(), Some(both))]);
         assert_eq!(sources.deadline(), Some(ms(1010)));
-        assert_eq!(settle(&mut sources, ms(1009)), []);
-        assert_eq!(settle(&mut sources, ms(1010)), [("10.0.0.0/8".into(), Some(2))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1009)), []);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1010)), [("10.0.0.0/8".into(), Some(2))]);
     }
 
     #[test]
@@ -442,27 +301,121 @@ mod tests {
         let both = sets.value(&Owners::peer(1).or(&Owners::peer(2)), false);
         // The covering peer was legal there until now.
         assert_eq!(
-            settle(&mut sources, ms(0)),
+            settle(&mut sources, &mut sets, ms(0)),
             [("10.1.0.0/16".into(), Some(both)), ("10.0.0.0/8".into(), Some(1))]
         );
-        assert_eq!(settle(&mut sources, ms(1000)), [("10.1.0.0/16".into(), Some(2))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1000)), [("10.1.0.0/16".into(), Some(2))]);
         sources.want(key("10.1.0.0/16"), None, GRACE, &mut sets, ms(2000));
-        assert_eq!(settle(&mut sources, ms(2000)), [("10.1.0.0/16".into(), Some(both))]);
-        assert_eq!(settle(&mut sources, ms(3000)), [("10.1.0.0/16".into(), None)]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(2000)), [("10.1.0.0/16".into(), Some(both))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(3000)), [("10.1.0.0/16".into(), None)]);
         assert_eq!(sources.installed(Family::V4), 1);
+    }
+
+    #[test]
+    fn a_prefix_that_moves_on_and_on_is_not_legal_for_all_that_it_met() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        for (peer, at) in [(1, 0), (2, 10), (3, 600)] {
+            sources.want(key("10.0.0.0/8"), Some(&Owners::peer(peer)), GRACE, &mut sets, ms(at));
+            settle(&mut sources, &mut sets, ms(at));
+        }
+        let both = sets.value(&Owners::peer(2).or(&Owners::peer(3)), false);
+        let changes = settle(&mut sources, &mut sets, ms(1010));
+        assert_eq!(changes, [("10.0.0.0/8".into(), Some(both))]);
+        let changes = settle(&mut sources, &mut sets, ms(1600));
+        assert_eq!(changes, [("10.0.0.0/8".into(), Some(3))]);
+    }
+
+    #[test]
+    fn what_goes_does_not_hear_what_its_cover_was_before() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), None, &mut sets, ms(0));
+        sources.want(key("10.1.0.0/16"), Some(&Owners::peer(2)), None, &mut sets, ms(0));
+        sources.want(key("10.0.0.0/8"), Some(&Owners::peer(2)), GRACE, &mut sets, ms(10));
+        settle(&mut sources, &mut sets, ms(10));
+        // Peer 1 was never legal inside, so the entry stays until nobody says so.
+        sources.want(key("10.1.0.0/16"), None, GRACE, &mut sets, ms(20));
+        assert_eq!(settle(&mut sources, &mut sets, ms(20)), []);
+        let changes = settle(&mut sources, &mut sets, ms(1010));
+        assert_eq!(changes, [("10.0.0.0/8".into(), Some(2))]);
+        let changes = settle(&mut sources, &mut sets, ms(1020));
+        assert_eq!(changes, [("10.1.0.0/16".into(), None)]);
+    }
+
+    #[test]
+    fn what_goes_does_not_hear_another_that_goes() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        for (prefix, peer) in [("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.1.0/24", 1)] {
+            sources.want(key(prefix), Some(&Owners::peer(peer)), None, &mut sets, ms(0));
+        }
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("10.1.0.0/16"), None, GRACE, &mut sets, ms(10));
+        sources.want(key("10.1.1.0/24"), None, GRACE, &mut sets, ms(20));
+        // Peer 2 was legal around it, never there.
+        let both = sets.value(&Owners::peer(1).or(&Owners::peer(2)), false);
+        let changes = settle(&mut sources, &mut sets, ms(20));
+        assert_eq!(changes, [("10.1.0.0/16".into(), Some(both))]);
+        let changes = settle(&mut sources, &mut sets, ms(1010));
+        assert_eq!(changes, [("10.1.0.0/16".into(), None)]);
+        let changes = settle(&mut sources, &mut sets, ms(1020));
+        assert_eq!(changes, [("10.1.1.0/24".into(), None)]);
+    }
+
+    #[test]
+    fn what_goes_follows_its_cover() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        let value = |peers: &[u32], sets: &mut Sets| {
+            sets.value(&Owners::Peers(peers.iter().copied().collect()), false)
+        };
+        sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), None, &mut sets, ms(0));
+        sources.want(key("10.1.0.0/16"), Some(&Owners::peer(2)), None, &mut sets, ms(0));
+        sources.want(key("10.1.0.0/16"), None, GRACE, &mut sets, ms(0));
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("10.0.0.0/8"), Some(&Owners::peer(3)), GRACE, &mut sets, ms(500));
+        let inside = value(&[1, 2, 3], &mut sets);
+        let around = value(&[1, 3], &mut sets);
+        assert_eq!(
+            settle(&mut sources, &mut sets, ms(500)),
+            [("10.1.0.0/16".into(), Some(inside)), ("10.0.0.0/8".into(), Some(around))]
+        );
+        let changes = settle(&mut sources, &mut sets, ms(1000));
+        assert_eq!(changes, [("10.1.0.0/16".into(), Some(around))]);
+        let changes = settle(&mut sources, &mut sets, ms(1500));
+        assert_eq!(changes, [("10.0.0.0/8".into(), Some(3)), ("10.1.0.0/16".into(), None)]);
+    }
+
+    #[test]
+    fn what_a_default_route_says_inside_is_said_by_default() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        sources.want(key("0.0.0.0/0"), Some(&Owners::peer(1)), None, &mut sets, ms(0));
+        sources.want(key("10.0.0.0/8"), Some(&Owners::Nobody), None, &mut sets, ms(0));
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("0.0.0.0/0"), Some(&Owners::peer(2)), GRACE, &mut sets, ms(1));
+        sources.want(key("10.0.0.0/8"), None, GRACE, &mut sets, ms(1));
+        let changes = settle(&mut sources, &mut sets, ms(1));
+        assert_eq!(changes[0], ("10.0.0.0/8".into(), Some(2 | owner::DEFAULT)));
+    }
+
+    #[test]
+    fn a_route_that_leads_elsewhere_has_its_grace_too() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        sources.want(key("10.0.0.0/8"), Some(&Owners::Elsewhere), GRACE, &mut sets, ms(0));
+        settle(&mut sources, &mut sets, ms(0));
+        sources.want(key("10.0.0.0/8"), None, GRACE, &mut sets, ms(1));
+        assert_eq!(settle(&mut sources, &mut sets, ms(1000)), []);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1001)), [("10.0.0.0/8".into(), None)]);
     }
 
     #[test]
     fn a_reject_route_and_no_grace_make_an_end_at_once() {
         let (mut sources, mut sets) = (Sources::default(), Sets::default());
         sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), GRACE, &mut sets, ms(0));
-        settle(&mut sources, ms(0));
+        settle(&mut sources, &mut sets, ms(0));
         sources.want(key("10.0.0.0/8"), Some(&Owners::Nobody), GRACE, &mut sets, ms(1));
-        assert_eq!(settle(&mut sources, ms(1)), [("10.0.0.0/8".into(), Some(0))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1)), [("10.0.0.0/8".into(), Some(0))]);
         sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), None, &mut sets, ms(2));
-        settle(&mut sources, ms(2));
+        settle(&mut sources, &mut sets, ms(2));
         sources.want(key("10.0.0.0/8"), None, None, &mut sets, ms(3));
-        assert_eq!(settle(&mut sources, ms(3)), [("10.0.0.0/8".into(), None)]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(3)), [("10.0.0.0/8".into(), None)]);
         assert_eq!(sources.keys(), []);
     }
 
@@ -476,13 +429,13 @@ mod tests {
         assert_eq!(sources.refused().0, 1);
         assert_eq!(sources.deadline(), Some(ms(1000)));
         sources.retry(ms(1000));
-        assert_eq!(settle(&mut sources, ms(1000)), [("10.0.0.0/8".into(), Some(1))]);
+        assert_eq!(settle(&mut sources, &mut sets, ms(1000)), [("10.0.0.0/8".into(), Some(1))]);
         assert_eq!(sources.refused().0, 0);
 
         let foreign = key("192.0.2.0/24");
         assert_eq!(sources.found(&[(foreign, 7)], ms(2000)), 2);
         assert_eq!(
-            settle(&mut sources, ms(2000)),
+            settle(&mut sources, &mut sets, ms(2000)),
             [("10.0.0.0/8".into(), Some(1)), ("192.0.2.0/24".into(), None)]
         );
         assert_eq!(sources.found(&[(key("10.0.0.0/8"), 1)], ms(3000)), 0);

@@ -87,11 +87,6 @@ impl<K: Ord + Copy, W: Clone + PartialEq> Words<K, W> {
             .filter(|key| self.rows.get(key).is_some_and(|row| row.want.is_none()))
     }
 
-    /// Whether a row has yet to be written.
-    pub fn lacks(&self) -> bool {
-        self.sets().next().is_some()
-    }
-
     /// The target took it.
     pub fn acknowledge(&mut self, key: K, word: Option<W>) {
         let Some(row) = self.rows.get_mut(&key) else { return };
@@ -135,7 +130,7 @@ mod tests {
         words.want_all(BTreeMap::from([(1, 'a'), (2, 'b')]));
         assert_eq!(words.sets().collect::<Vec<_>>(), [(1, &'a'), (2, &'b')]);
         words.acknowledge(1, Some('a'));
-        assert!(words.is_settled(&1) && !words.is_settled(&2) && words.lacks());
+        assert!(words.is_settled(&1) && !words.is_settled(&2));
         words.acknowledge(2, Some('b'));
         words.want_all(BTreeMap::from([(2, 'c')]));
         assert_eq!(words.sets().collect::<Vec<_>>(), [(2, &'c')]);

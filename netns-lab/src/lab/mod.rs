@@ -23,6 +23,7 @@ mod notify;
 pub mod packet;
 mod process;
 pub mod routes;
+mod systemd;
 pub mod table;
 mod tap;
 mod topology;
@@ -51,6 +52,7 @@ pub use self::{
     inject::{Injector, Stream},
     node::Node,
     process::Process,
+    systemd::Systemd,
     tap::Tap,
     topology::{Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
@@ -131,6 +133,11 @@ impl Lab {
     /// The daemon under test on a node, with a configuration. Not started.
     pub fn wgrouted_with(&self, node: &Node, config: &str) -> Result<Wgrouted> {
         Wgrouted::with_config(&self.setup.wgrouted, node, config)
+    }
+
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.setup.wgrouted
     }
 
     /// Runs `wgrouted` once on a node, for commands that end by themselves.

@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    lock::{InterfaceLock, LockError},
+    lock::{Lock, LockError},
     memory::Memory,
     privilege::PrivilegeError,
     recording::Recorder,
@@ -36,13 +36,17 @@ use self::{
 use crate::{
     config::{Config, ConfigErrors, Source},
     core::{
-        device::DeviceError, engine::Engine, event::Event, filter::table::FilterEvent,
-        route::LinkKind, time::Time,
+        device::DeviceError,
+        engine::Engine,
+        event::Event,
+        filter::table::FilterEvent,
+        route::{Link, LinkKind},
+        time::Time,
     },
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
     target::{
-        filter::KernelFilter,
+        filter::{FilterTarget, KernelFilter},
         wireguard::{KernelWireguard, WgError},
     },
 };
@@ -153,7 +157,7 @@ struct Daemon {
     engine: Engine,
     started: Instant,
     source: Source,
-    locks: Vec<InterfaceLock>,
+    locks: Vec<Lock>,
     workers: Workers,
     events: mpsc::Receiver<Event>,
     questions: mpsc::Receiver<Question>,
@@ -183,6 +187,7 @@ impl Daemon {
         }
         let mut dumper = Dumper::open()?;
         check_kinds(&config, &mut dumper)?;
+        remove_leftovers(&config, &mut dumper)?;
 
         let recorder = match &options.record {
             None => None,
@@ -329,7 +334,8 @@ impl Daemon {
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);
-        self.locks.retain(|lock| configured(lock.interface()));
+        // The filter's stays: an engine that filters no more may still be removing what was there.
+        self.locks.retain(|lock| lock.is_filter() || configured(lock.name()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
         // The rules first: interfaces name policies.
         self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
@@ -337,15 +343,41 @@ impl Daemon {
     }
 }
 
-/// Locks the interfaces that are not locked yet.
-fn lock_all(locks: &mut Vec<InterfaceLock>, config: &Config) -> Result<(), LockError> {
+/// Locks what is not locked yet.
+fn lock_all(locks: &mut Vec<Lock>, config: &Config) -> Result<(), LockError> {
     let mut fresh = Vec::new();
     for rule in &config.interfaces {
-        if !locks.iter().any(|lock| lock.interface() == rule.name) {
-            fresh.push(InterfaceLock::acquire(&rule.name)?);
+        if !locks.iter().any(|lock| lock.name() == rule.name) {
+            fresh.push(Lock::interface(&rule.name)?);
         }
     }
+    if config.filter_rule().is_some() && !locks.iter().any(Lock::is_filter) {
+        fresh.push(Lock::filter()?);
+    }
     locks.append(&mut fresh);
+    Ok(())
+}
+
+/// An earlier daemon's filter goes if nobody is filtered any more, and if it was on our interfaces.
+fn remove_leftovers(config: &Config, dumper: &mut Dumper) -> Result<(), RunError> {
+    let mut filter = KernelFilter::new(&config.filter.directory);
+    if config.filter_rule().is_some() {
+        return Ok(());
+    }
+    let links = dumper.links()?;
+    let removed = filter.devices().and_then(|devices| {
+        let ours = |link: &Link| config.interfaces.iter().any(|rule| rule.name == link.name);
+        let mut found = links.iter().filter(|link| devices.contains(&link.index));
+        if !found.any(ours) || Lock::filter().is_err() {
+            return Ok(false);
+        }
+        filter.remove().map(|()| true)
+    });
+    match removed {
+        Ok(true) => info!("removed the filter of an earlier daemon: no interface is filtered"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "an earlier daemon's filter may still be in force"),
+    }
     Ok(())
 }
 

@@ -81,6 +81,11 @@ impl Tun {
         Tun { file, ifindex: index(name) }
     }
 
+    /// Another hand on the device.
+    pub(crate) fn sender(&self) -> Tun {
+        Tun { file: self.file.try_clone().unwrap(), ifindex: self.ifindex }
+    }
+
     pub(crate) fn send(&self, packet: &[u8]) {
         (&self.file).write_all(packet).unwrap();
     }

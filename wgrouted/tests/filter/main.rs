@@ -6,8 +6,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod attach;
-
+mod contents;
+mod generations;
 mod lab;
+mod pins;
+mod policies;
+mod scale;
+mod verdicts;
 
 /// Packets, and tables that are searched line by line.
 #[path = "../../../ebpf-xdp/tests/support/mod.rs"]

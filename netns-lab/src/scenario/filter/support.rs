@@ -288,12 +288,6 @@ impl Case {
         self.arrives = false;
         Ok(self)
     }
-
-    /// The filter lets them pass, but the kernel does not forward them.
-    pub(super) fn not_forwarded(mut self) -> Case {
-        self.arrives = false;
-        self
-    }
 }
 
 impl fmt::Display for Case {

@@ -9,12 +9,14 @@ use proptest::prelude::*;
 use wgrouted::core::{
     event::Event,
     filter::rule::{FilterRule, Hook, LinkFilter, PeerFilter, Sizes, SourceMode},
+    peer::PublicKey,
     prefix::{Family, Prefix},
     rule::{Audit, InterfaceRule, LinkMode, OnExit},
 };
 
 use crate::{
     domain::{self, Narrow, Op, RouteSpec, To, World, key, small_prefix, small_prefixes},
+    filter_maps::{Mask, addresses},
     kernel::Verb,
     sim::{Fault, Sim},
 };
@@ -61,20 +63,23 @@ fn peer_filter() -> impl Strategy<Value = PeerFilter> {
     (mode, list, group, any::<bool>()).prop_map(|(source, list, group, ignore_default)| {
         let needed = (source == SourceMode::Group).then_some("a");
         let group = group.or(needed).map(str::to_owned);
-        let (link_local, unspecified, control) = (true, true, true);
-        let (monitor, policy) = (false, None);
-        PeerFilter {
-            source,
-            monitor,
-            list,
-            group,
-            policy,
-            link_local,
-            unspecified,
-            control,
-            ignore_default,
-        }
+        PeerFilter { list, group, ignore_default, ..plain_filter(source) }
     })
+}
+
+/// A filter without extras.
+pub fn plain_filter(source: SourceMode) -> PeerFilter {
+    PeerFilter {
+        source,
+        monitor: false,
+        list: Vec::new(),
+        group: None,
+        policy: None,
+        link_local: true,
+        unspecified: true,
+        control: true,
+        ignore_default: false,
+    }
 }
 
 /// `wg0` is shared by peers 1 to 4, `wg1` is peer 5's, with peer 8 waiting.
@@ -86,10 +91,21 @@ pub fn interface_rule(name: &str) -> InterfaceRule {
     }
     for peer in &mut rule.peers {
         // An own address amid the others.
-        let own = Family::ALL.map(|family| small_prefix(family, 16 + peer.public_key.0[0], 5));
+        let own = Family::ALL.map(|family| own_address(family, &peer.public_key));
         peer.pinned.iter_mut().for_each(|pinned| pinned.extend(own));
     }
     rule
+}
+
+fn own_address(family: Family, key: &PublicKey) -> Prefix {
+    small_prefix(family, 16 + key.0[0], 5)
+}
+
+/// A peer's own addresses amid the others.
+pub fn own_addresses(key: &PublicKey) -> Mask {
+    let own = Family::ALL.map(|family| own_address(family, key));
+    let bits = addresses().filter(|(_, addr)| own.iter().any(|prefix| prefix.contains(*addr)));
+    bits.map(|(bit, _)| 1 << bit).sum()
 }
 
 /// Both links, with filters or without.

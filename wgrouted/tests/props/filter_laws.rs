@@ -24,7 +24,8 @@ pub fn check_end(sim: &Sim) {
     assert_eq!(passing, oracle.passing(), "passing: maps (left), oracle (right)");
 }
 
-fn start(rules: &[InterfaceRule], delays: Vec<u16>) -> Sim {
+/// A world with these rules, in which the daemon has yet to be started.
+pub fn start(rules: &[InterfaceRule], delays: Vec<u16>) -> Sim {
     let interfaces = ["wg0", "wg1"].map(interface_rule).to_vec();
     let mut sim = Sim::new(interfaces, world(true, false), Delays(delays, 0));
     sim.rules = rules.to_vec();

@@ -54,8 +54,10 @@ pub struct FilterWorld {
     pub synced: bool,
     /// Devices that were read since the daemon started.
     pub seen: BTreeSet<IfIndex>,
-    /// The daemon was told since it started that the filter cannot be in force.
-    pub failed: bool,
+    /// The daemon was told since it started why a door might have to be closed.
+    pub may_close: bool,
+    /// Links that the daemon was told the filter to be in force on.
+    pub in_force: BTreeSet<IfIndex>,
     /// Nothing was changed yet since it started.
     fresh: bool,
     worker: Time,
@@ -75,11 +77,17 @@ impl FilterWorld {
                 {
                     self.watch.doubt = false;
                 }
-                self.failed |= match event {
-                    FilterEvent::Opened { result, .. } => result.is_err(),
-                    FilterEvent::Attached { links, .. } => links.iter().any(|l| l.hook.is_err()),
-                    _ => false,
-                };
+                match event {
+                    FilterEvent::Opened { result: Err(_), .. } => self.may_close = true,
+                    FilterEvent::Opened { .. } => self.in_force.clear(),
+                    FilterEvent::Attached { links, .. } => {
+                        let (able, not): (Vec<_>, Vec<_>) =
+                            links.iter().partition(|l| l.hook.is_ok());
+                        self.may_close |= !not.is_empty();
+                        self.in_force = able.iter().map(|link| link.ifindex).collect();
+                    }
+                    _ => {}
+                }
             }
             _ => {}
         }
@@ -109,7 +117,8 @@ impl Sim {
     pub(crate) fn restart_filter(&mut self, at: Time) {
         let world = &mut self.filter;
         (world.worker, world.open_requests) = (Time::ZERO, 0);
-        (world.synced, world.failed, world.fresh) = (false, false, true);
+        (world.synced, world.may_close, world.fresh) = (false, false, true);
+        world.in_force.clear();
         world.seen.clear();
         world.watch.restart(at);
         if let Some(rule) = self.filter.rule.clone() {

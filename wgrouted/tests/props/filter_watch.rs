@@ -27,6 +27,8 @@ pub struct Watch {
     pub lag: Option<Duration>,
     /// When the daemon was last started, on a clock that goes on.
     base: Duration,
+    /// When a route changed last.
+    rerouted: Duration,
     /// What the oracle admits, since when.
     timeline: VecDeque<(Duration, Admitted)>,
     /// Something went wrong then, and the daemon has not caught up yet.
@@ -79,6 +81,12 @@ impl Watch {
 }
 
 impl Sim {
+    /// The routes changed.
+    pub(crate) fn note_routes(&mut self) {
+        self.filter.watch.rerouted = self.filter.watch.base + self.now.0;
+        self.note();
+    }
+
     /// The world changed: what is legal now?
     pub(crate) fn note(&mut self) {
         if self.filter.watch.lag.is_none() {
@@ -112,9 +120,14 @@ impl Sim {
                 watch.masks.insert(*id, maps.admitted(*id));
             }
             let mask = watch.masks[id];
-            let masks = |since| watch.during(since).filter_map(|all| all.get(who).copied());
-            let once = masks(since.saturating_sub(grace)).fold(0, |all, mask| all | mask);
-            let always = masks(since).reduce(|all, mask| all & mask).unwrap_or(0);
+            let masks = |since| watch.during(since).map(|all| all.get(who).copied());
+            let once = masks(since.saturating_sub(grace)).flatten().fold(0, |all, mask| all | mask);
+            // Of a peer that was not there so long it is known what it would have been allowed, if
+            // no route has changed since.
+            let steady = watch.rerouted < since;
+            let always = masks(since).filter(|mask| !steady || mask.is_some());
+            let always = always.map(Option::unwrap_or_default).reduce(|all, mask| all & mask);
+            let always = always.unwrap_or(0);
             assert_eq!(
                 if mixed || !sends(who) { 0 } else { mask & !once },
                 0,

@@ -174,7 +174,7 @@ impl Sim {
             self.plan(self.slowness, Action::Finish);
         }
         self.follow_links();
-        self.note();
+        self.note_routes();
         self.run_ready();
         result
     }
@@ -199,6 +199,7 @@ impl Sim {
         if let Some(device) = self.devices.get_mut(&index) {
             edit(device);
             *self.trust.entry(index).or_default() = Trust::default();
+            self.filter.may_close = true;
         }
         self.note();
     }
@@ -372,6 +373,7 @@ impl Sim {
             Request::Apply { interface, token, ifindex, peers, changes, .. } => {
                 self.applies += 1;
                 self.check_batch(ifindex, &peers, &changes);
+                self.check_doors(ifindex, &peers, &changes);
                 let stubborn = self.stubborn.map(|(fault, _)| fault);
                 let fault = stubborn.or_else(|| self.faults.pop_front()).unwrap_or(Fault::Fine);
                 let action = Action::Apply { interface, token, ifindex, peers, changes, fault };
@@ -401,7 +403,7 @@ impl Sim {
                 self.kernel.finish();
                 self.collect();
                 self.follow_links();
-                self.note();
+                self.note_routes();
             }
             Action::Hear => self.hear(),
             Action::Read { epoch, steps } => self.read(epoch, steps),

@@ -14,18 +14,20 @@ use wgrouted::core::{
     rule::{Audit, InterfaceRule, LinkMode, Match, OnExit, PeerRule},
 };
 
+use crate::filter_codecs;
+
 fn addr() -> impl Strategy<Value = IpAddr> {
     prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
 }
 
-fn prefix() -> impl Strategy<Value = Prefix> {
+pub fn prefix() -> impl Strategy<Value = Prefix> {
     (addr(), 0..=128u8).prop_map(|(addr, len)| {
         let bits = if addr.is_ipv4() { 32 } else { 128 };
         Prefix::new(addr, len.min(bits)).expect("short enough")
     })
 }
 
-fn key() -> impl Strategy<Value = PublicKey> {
+pub fn key() -> impl Strategy<Value = PublicKey> {
     any::<[u8; 32]>().prop_map(PublicKey)
 }
 
@@ -165,10 +167,16 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
     );
     let pinned = prop::option::of(prop::collection::vec(prefix(), 0..3));
     let matches = prop::collection::vec(entry, 0..2);
-    let peer =
-        (".{0,15}", key(), pinned, matches).prop_map(|(name, public_key, pinned, matches)| {
-            PeerRule { name, public_key, pinned, matches, filter: None }
-        });
+    let filter = prop::option::of(filter_codecs::peer_filter());
+    let peer = (".{0,15}", key(), pinned, matches, filter).prop_map(
+        |(name, public_key, pinned, matches, filter)| PeerRule {
+            name,
+            public_key,
+            pinned,
+            matches,
+            filter,
+        },
+    );
     let link = prop_oneof![Just(LinkMode::Auto), Just(LinkMode::Shared), Just(LinkMode::Dedicated)];
     let audit = prop_oneof![Just(Audit::Auto), duration().prop_map(Audit::Every), Just(Audit::Off)];
     let on_exit = prop_oneof![Just(OnExit::Keep), Just(OnExit::Remove)];
@@ -178,8 +186,9 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
         prop::collection::vec(prefix(), 0..3),
         (duration(), duration(), any::<usize>(), duration()),
         prop::collection::vec(peer, 0..3),
+        prop::option::of(filter_codecs::link_filter()),
     )
-        .prop_map(|((name, link, audit, on_exit), tables, managed, numbers, peers)| {
+        .prop_map(|((name, link, audit, on_exit), tables, managed, numbers, peers, filter)| {
             let (delete_hold, coalesce, message_size, adopt) = numbers;
             InterfaceRule {
                 name,
@@ -193,7 +202,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
                 on_exit,
                 audit,
                 peers,
-                filter: None,
+                filter,
             }
         })
 }
@@ -229,6 +238,7 @@ fn event() -> impl Strategy<Value = Event> {
         ),
         1 => (answer(), prop::result::maybe_ok(report, failure()))
             .prop_map(|((interface, token), result)| Event::Applied { interface, token, result }),
+        2 => filter_codecs::event().prop_map(Event::Filter),
         1 => prop::collection::vec(rule(), 0..2).prop_map(Event::Reconfigure),
         1 => Just(Event::Resync),
         1 => Just(Event::Shutdown),

@@ -92,7 +92,7 @@ fn verdict(
     owned.first().map(|(_, key)| Some(*key))
 }
 
-fn peer_of(peers: &[Peer], path: &Path, hop: &Hop) -> Option<PublicKey> {
+pub fn peer_of(peers: &[Peer], path: &Path, hop: &Hop) -> Option<PublicKey> {
     let tagged = peers.iter().find(|peer| peer.metrics.contains(&path.metric));
     let pinned = || {
         let gateway = hop.gateway?;

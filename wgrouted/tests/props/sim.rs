@@ -6,6 +6,9 @@
 //! announced before a dump ended is handed over before its end is, and time advances only to what
 //! happens next or to the engine's own deadline. What holds after every step is in `checks`.
 
+#[path = "sim_devices.rs"]
+mod devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -17,6 +20,7 @@ use wgrouted::core::{
     device::{DeviceError, Report},
     engine::Engine,
     event::{Event, InterfaceId, NetEvent, Notice, Output, Request, Scope, SyncPart},
+    filter::table::FilterRequest,
     peer::PublicKey,
     peers::RememberedPins,
     prefix::Prefix,
@@ -25,8 +29,9 @@ use wgrouted::core::{
     time::Time,
 };
 
+use self::devices::error;
 pub use crate::chance::{Delays, Fault};
-use crate::{device::FakeDevice, kernel::Kernel};
+use crate::{device::FakeDevice, filter_target::FilterWorld, kernel::Kernel};
 
 /// Prefixes that are read at one moment of a dump.
 const CHUNK: usize = 2;
@@ -68,6 +73,7 @@ enum Action {
         changes: Arc<Vec<Change>>,
         fault: Fault,
     },
+    Filter(FilterRequest, Fault),
     Tell(Event),
 }
 
@@ -107,6 +113,7 @@ pub struct Sim {
     pub slowness: u64,
     /// Every announcement is heard twice.
     pub stutter: bool,
+    pub filter: FilterWorld,
     remembered: BTreeMap<(String, IfIndex), RememberedPins>,
     pub trust: BTreeMap<IfIndex, Trust>,
     agenda: BTreeMap<(Time, u64), Action>,
@@ -142,6 +149,7 @@ impl Sim {
             polls: 0,
             slowness: 0,
             stutter: false,
+            filter: FilterWorld::default(),
             remembered: BTreeMap::new(),
             trust: BTreeMap::new(),
             agenda: BTreeMap::new(),
@@ -166,6 +174,7 @@ impl Sim {
             self.plan(self.slowness, Action::Finish);
         }
         self.follow_links();
+        self.note_routes();
         self.run_ready();
         result
     }
@@ -190,7 +199,9 @@ impl Sim {
         if let Some(device) = self.devices.get_mut(&index) {
             edit(device);
             *self.trust.entry(index).or_default() = Trust::default();
+            self.filter.may_close = true;
         }
+        self.note();
     }
 
     /// The daemon is killed and started again.
@@ -206,6 +217,7 @@ impl Sim {
         let shifted = agenda.into_iter().map(|((at, n), a)| ((Time(at.since(start)), n), a));
         self.agenda = shifted.collect();
         (self.now, self.worker) = (Time::ZERO, Time::ZERO);
+        self.restart_filter(start);
         self.run_ready();
     }
 
@@ -216,7 +228,9 @@ impl Sim {
     pub fn tell(&mut self, event: Event) {
         if let Event::Reconfigure(rules) = &event {
             self.rules.clone_from(rules);
+            self.filter.watch.mix(self.now);
         }
+        self.note();
         self.handle(event);
         self.run_ready();
     }
@@ -283,6 +297,11 @@ impl Sim {
         self.agenda.insert((self.worker, self.number), action);
     }
 
+    pub(crate) fn plan_filter(&mut self, at: Time, request: FilterRequest, fault: Fault) {
+        self.number += 1;
+        self.agenda.insert((at, self.number), Action::Filter(request, fault));
+    }
+
     /// Lets time pass.
     pub fn pass(&mut self, milliseconds: u64) {
         let end = self.now + ms(milliseconds);
@@ -310,6 +329,7 @@ impl Sim {
             self.act(action);
             self.poll();
             self.check();
+            self.watch_settles();
         }
     }
 
@@ -353,11 +373,13 @@ impl Sim {
             Request::Apply { interface, token, ifindex, peers, changes, .. } => {
                 self.applies += 1;
                 self.check_batch(ifindex, &peers, &changes);
+                self.check_doors(ifindex, &peers, &changes);
                 let stubborn = self.stubborn.map(|(fault, _)| fault);
                 let fault = stubborn.or_else(|| self.faults.pop_front()).unwrap_or(Fault::Fine);
                 let action = Action::Apply { interface, token, ifindex, peers, changes, fault };
                 self.queue_up(wait, action);
             }
+            Request::Filter(request) => self.take_filter(request, wait),
             Request::Remember { name, ifindex, pins } => {
                 self.remembered.insert((name, ifindex), pins);
             }
@@ -381,11 +403,13 @@ impl Sim {
                 self.kernel.finish();
                 self.collect();
                 self.follow_links();
+                self.note_routes();
             }
             Action::Hear => self.hear(),
             Action::Read { epoch, steps } => self.read(epoch, steps),
             Action::Done { epoch, error } => {
                 self.hear();
+                self.filter.synced |= error.is_none();
                 self.handle(Event::SyncDone { epoch, error });
             }
             Action::Dump { interface, token, ifindex, fault } => {
@@ -411,7 +435,9 @@ impl Sim {
                 }
                 self.answer(fault, Event::Applied { interface, token, result });
             }
+            Action::Filter(request, fault) => self.carry_out(request, fault),
             Action::Tell(event) => {
+                self.filter.hear(&event);
                 if let Event::Device { token, result: Ok(device), .. } = &event {
                     let index = device.ifindex;
                     let current = self.engine.interfaces().any(|i| i.ifindex() == Some(index));
@@ -425,7 +451,7 @@ impl Sim {
         }
     }
 
-    fn answer(&mut self, fault: Fault, event: Event) {
+    pub(crate) fn answer(&mut self, fault: Fault, event: Event) {
         let late = if let Fault::Late(late) = fault { u64::from(late) } else { 0 };
         let wait = self.delays.draw() + late;
         self.plan(wait, Action::Tell(event));
@@ -460,42 +486,4 @@ impl Sim {
         let wait = self.delays.draw();
         self.plan(wait, Action::Read { epoch, steps });
     }
-
-    fn make(
-        &mut self,
-        ifindex: IfIndex,
-        peers: &[PublicKey],
-        changes: &[Change],
-        fault: Fault,
-    ) -> Result<Report, DeviceError> {
-        let Some(device) = self.devices.get_mut(&ifindex) else { return Err(error("gone", true)) };
-        let (limit, refused) = match fault {
-            Fault::Fails => (0, usize::MAX),
-            Fault::HalfWay(limit) => (limit, usize::MAX),
-            Fault::Refuses(every) => (usize::MAX, every),
-            Fault::Fine | Fault::Late(_) => (usize::MAX, usize::MAX),
-        };
-        let mut report = Report { messages: 1, ..Report::default() };
-        for (at, change) in changes.iter().enumerate().take(limit) {
-            if refused != usize::MAX && at % refused == 0 {
-                report.failed.push((at, 22));
-                continue;
-            }
-            let key = |peer: wgrouted::core::peer::PeerIdx| peers[peer.0 as usize];
-            match (change.old, change.new) {
-                (_, Some(new)) => device.set(change.prefix, key(new)),
-                (Some(old), None) => device.unset(change.prefix, key(old)),
-                (None, None) => {}
-            }
-            self.made.push((self.now, ifindex, *change));
-        }
-        match fault {
-            Fault::Fails | Fault::HalfWay(_) => Err(error("failed", false)),
-            _ => Ok(report),
-        }
-    }
-}
-
-fn error(message: &str, gone: bool) -> DeviceError {
-    DeviceError { message: message.to_owned(), gone }
 }

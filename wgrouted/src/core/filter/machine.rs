@@ -255,6 +255,9 @@ impl Filter {
     /// The rules changed.
     pub fn configure(&mut self, rule: FilterRule, now: Time) {
         let (old, new) = (plan(&self.rule), plan(&rule));
+        if self.rule.audit != rule.audit {
+            self.next_dump = Some(now);
+        }
         self.rule = rule;
         self.seen = None;
         if old != new || matches!(self.state, State::Closed(..)) {
@@ -619,18 +622,24 @@ impl Filter {
                     self.counters.drift += sources as u64;
                     out.push(Output::Notice(Notice::FilterDrift { entries: sources }));
                 }
-                self.next_dump = match self.rule.audit {
-                    Audit::Auto => {
-                        Some(now + (cost * AUDIT_SHARE).clamp(AUDIT_INTERVAL.0, AUDIT_INTERVAL.1))
-                    }
-                    Audit::Every(interval) => Some(now + interval),
-                    Audit::Off => None,
-                };
+                // A look that was asked for while this one was under way is still to come.
+                let next = self.next_audit(cost, now);
+                self.next_dump = self.next_dump.into_iter().chain(next).min();
             }
             Err(error) => {
                 self.next_dump = Some(now + RETRY);
                 out.push(Output::Notice(Notice::FilterFailed { error }));
             }
+        }
+    }
+
+    fn next_audit(&self, cost: Duration, now: Time) -> Option<Time> {
+        match self.rule.audit {
+            Audit::Auto => {
+                Some(now + (cost * AUDIT_SHARE).clamp(AUDIT_INTERVAL.0, AUDIT_INTERVAL.1))
+            }
+            Audit::Every(interval) => Some(now + interval),
+            Audit::Off => None,
         }
     }
 
@@ -685,9 +694,7 @@ impl Filter {
         if !self.filled {
             self.filled = true;
             self.next_attach = Some(now);
-            if self.rule.audit != Audit::Off && self.next_dump.is_none() {
-                self.next_dump = Some(now + AUDIT_INTERVAL.0);
-            }
+            self.next_dump = self.next_dump.or(self.next_audit(Duration::ZERO, now));
         }
     }
 

@@ -89,13 +89,16 @@ impl<K: Ord + Copy, W: Clone + PartialEq> Words<K, W> {
 
     /// The target took it.
     pub fn acknowledge(&mut self, key: K, word: Option<W>) {
-        let Some(row) = self.rows.get_mut(&key) else { return };
+        // It may have changed its mind while the change was under way, even to the contrary.
+        let row = self.rows.entry(key).or_insert(Row { want: None, have: Have::Absent });
         row.have = word.map_or(Have::Absent, Have::Known);
-        if !row.differs() {
-            self.dirty.remove(&key);
-            if row.want.is_none() {
-                self.rows.remove(&key);
-            }
+        if row.differs() {
+            self.dirty.insert(key);
+            return;
+        }
+        self.dirty.remove(&key);
+        if row.want.is_none() {
+            self.rows.remove(&key);
         }
     }
 
@@ -138,6 +141,20 @@ mod tests {
         words.acknowledge(1, None);
         words.acknowledge(2, Some('c'));
         assert_eq!((words.pending(), words.iter().count()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_when_it_was_written_is_undone() {
+        let mut words = Words::default();
+        words.want_all(BTreeMap::from([(1, 'a'), (2, 'b')]));
+        words.acknowledge(2, Some('b'));
+        words.want_all(BTreeMap::from([(1, 'a'), (2, 'c')]));
+        words.want_all(BTreeMap::from([(2, 'b')]));
+        assert_eq!(words.pending(), 0);
+        words.acknowledge(1, Some('a'));
+        words.acknowledge(2, Some('c'));
+        assert_eq!(words.removals().collect::<Vec<_>>(), [1]);
+        assert_eq!(words.sets().collect::<Vec<_>>(), [(2, &'b')]);
     }
 
     #[test]

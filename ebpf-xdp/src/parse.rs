@@ -310,8 +310,9 @@ fn address(head: &[u8; 40], at: usize) -> Addr {
     Addr { hi: word(at), lo: word(at + 8) }
 }
 
+/// Whether the number is that of an IPv6 extension header, which is looked through.
 #[inline(always)]
-const fn is_extension(next: u8) -> bool {
+pub const fn is_extension(next: u8) -> bool {
     matches!(
         next,
         protocol::HOP_BY_HOP

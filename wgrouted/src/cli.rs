@@ -8,7 +8,10 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{self, Source, defaults};
+use crate::{
+    config::{self, Source, defaults},
+    filter::probe::Fragment,
+};
 
 /// Keep WireGuard's AllowedIPs equal to the kernel's routes
 ///
@@ -93,6 +96,8 @@ pub enum Command {
         wgrouted run --interface wg0 --record /tmp/wg0.jsonl\n  \
         wgrouted replay /tmp/wg0.jsonl")]
     Replay(Replay),
+    /// Ask about the packet filter
+    Filter(Filter),
     /// Print completions for a shell
     #[command(after_long_help = "Example:\n  \
         wgrouted completions bash > /usr/share/bash-completion/completions/wgrouted")]
@@ -154,7 +159,7 @@ pub struct Run {
     pub log: Option<String>,
 }
 
-/// Arguments of `check`.
+/// Arguments of `check` and `filter check`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Configuration file
@@ -233,6 +238,98 @@ pub struct Replay {
     pub file: PathBuf,
 }
 
+/// Arguments of `filter`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: FilterCommand,
+}
+
+/// The commands of `filter`.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum FilterCommand {
+    /// Compile the policies of a configuration file
+    ///
+    /// Needs no privilege and touches nothing. Prints how links and peers are filtered, what the
+    /// policies' rules mean, and how much of the maps' room they take; or every error with its
+    /// line, column and key.
+    #[command(after_long_help = "Example:\n  wgrouted filter check --config ./wgrouted.toml")]
+    Check(Check),
+    /// Show links, peers, modes and counters
+    #[command(after_long_help = "Example:\n  wgrouted filter show --interface wg-b")]
+    Show(FilterSelection),
+    /// Show dropped packets as they come
+    ///
+    /// Samples: the daemon's `samples` bounds how many a second are taken.
+    #[command(after_long_help = "Example:\n  wgrouted filter watch --json")]
+    Watch(FilterSelection),
+    /// Ask what becomes of a packet
+    ///
+    /// Answers as the first packet of a flow is judged: once by the library, over the maps as the
+    /// daemon believes them to be, and once by the program that is loaded.
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted filter test --peer exit-b --src 192.0.2.1 --dst 10.0.0.1 --proto tcp --dport 22\n  \
+        wgrouted filter test --peer exit-b --src 192.0.2.1 --dst 10.0.0.1 --proto icmp")]
+    Test(FilterTest),
+}
+
+/// Arguments of `filter show` and `filter watch`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct FilterSelection {
+    /// Only this interface
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `filter test`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct FilterTest {
+    /// The peer that sends the packet, by name or public key
+    #[arg(short, long, value_name = "PEER")]
+    pub peer: String,
+    /// Its interface, if it is on several
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Option<String>,
+    /// Source address
+    #[arg(long, value_name = "ADDRESS")]
+    pub src: IpAddr,
+    /// Destination address
+    #[arg(long, value_name = "ADDRESS")]
+    pub dst: IpAddr,
+    /// Protocol: a name such as tcp, udp or icmp, or a number [default: icmp or icmpv6]
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
+    pub proto: Option<u8>,
+    /// Source port
+    #[arg(long, value_name = "PORT")]
+    pub sport: Option<u16>,
+    /// Destination port
+    #[arg(long, value_name = "PORT")]
+    pub dport: Option<u16>,
+    /// ICMP type [default: echo request]
+    #[arg(long, value_name = "NUMBER")]
+    pub icmp_type: Option<u8>,
+    /// ICMP code
+    #[arg(long, value_name = "NUMBER")]
+    pub icmp_code: Option<u8>,
+    /// A part of a fragmented packet
+    #[arg(long, value_name = "PART")]
+    pub fragment: Option<Fragment>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    let known = || text.parse().ok().or_else(|| config::filter::protocol_number(text));
+    known().ok_or_else(|| {
+        format!("`{text}` is no protocol: write tcp, udp, icmp, icmpv6 or a number up to 255")
+    })
+}
+
 /// Arguments of `completions`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Completions {
@@ -290,6 +387,7 @@ mod tests {
             ("wgrouted run --log wgrouted=loud", "is not a log filter"),
             ("wgrouted explain 192.0.2.0/24", "invalid IP address syntax"),
             ("wgrouted show peer", "peers"),
+            ("wgrouted filter", "check"),
             ("wgrouted", "Usage"),
         ] {
             let error = parse(line).unwrap_err();

@@ -8,7 +8,7 @@
 //! - [`source`] turns rtnetlink into events.
 //! - [`target`] turns requests into WireGuard's generic netlink.
 //! - [`serve`] answers questions over a Unix socket; [`show`] prints the answers.
-//! - [`config`] and [`cli`] say what the operator wants.
+//! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
 //! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
 //!   reads everything once and changes nothing.
 
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod filter;
 pub mod oneshot;
 pub mod serve;
 pub mod show;

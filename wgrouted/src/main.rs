@@ -10,17 +10,24 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
+use ebpf_xdp::parse::protocol;
 use serde::de::DeserializeOwned;
 use wgrouted::{
-    cli::{self, Check, Cli, Command, Completions, Explain, Global, Man, Plan, Run, Show, View},
+    cli::{
+        self, Check, Cli, Command, Completions, Explain, FilterCommand, Global, Man, Plan, Run,
+        Show, View,
+    },
     config::{self, Config, ConfigErrors, Names, defaults},
     core::{
         report::{Explanation, RouteRow},
         route::Link,
     },
     daemon::{self, Options, RunError, recording},
-    oneshot,
-    serve::client::{Client, ClientError},
+    filter, oneshot,
+    serve::{
+        client::{Client, ClientError},
+        filter::{TestAnswer, TestQuery},
+    },
     show,
     source::{
         netns::{self, EnterError},
@@ -95,6 +102,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
             recording::replay(&file, &mut out)?;
             Ok(out.flush()?)
         }
+        Command::Filter(cli::Filter { command }) => match command {
+            FilterCommand::Check(args) => filter_check(&args),
+            FilterCommand::Show(args) => filter_show(&global, &args),
+            FilterCommand::Watch(args) => filter_watch(&global, &args),
+            FilterCommand::Test(args) => filter_test(&global, &args),
+        },
         Command::Completions(args) => completions(&args),
         Command::Man(args) => man(&args),
     }
@@ -124,16 +137,110 @@ fn resource(name: &str, query: &[(&str, &str)]) -> String {
 }
 
 fn check(args: &Check) -> Result<(), Failure> {
-    match config::check(&args.config) {
-        Ok(summary) if args.json => writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?,
-        Ok(summary) => writeln!(io::stdout(), "{summary}")?,
+    let summary = checked(args, config::check(&args.config))?;
+    if args.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?)?;
+    } else {
+        writeln!(io::stdout(), "{summary}")?;
+    }
+    Ok(())
+}
+
+fn filter_check(args: &Check) -> Result<(), Failure> {
+    let report = filter::check::Check::of(&checked(args, Config::load(&args.config))?);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        filter::check::print(&mut out, &report)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn filter_resource(name: &str, args: &cli::FilterSelection) -> String {
+    let query: Vec<(&str, &str)> =
+        args.interface.iter().map(|interface| ("interface", interface.as_str())).collect();
+    resource(name, &query)
+}
+
+fn filter_show(global: &Global, args: &cli::FilterSelection) -> Result<(), Failure> {
+    let answer = ask(client(global).get(&filter_resource("filter", args)))?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        out.write_all(&answer)?;
+        writeln!(out)?;
+    } else {
+        filter::view::print(&mut out, &serde_json::from_slice(&answer)?)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Ends with the daemon, or when nobody reads any more.
+fn filter_watch(global: &Global, args: &cli::FilterSelection) -> Result<(), Failure> {
+    let mut pending = Vec::new();
+    let print = |data: &[u8]| -> io::Result<()> {
+        pending.extend_from_slice(data);
+        let mut out = io::stdout().lock();
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            if args.json {
+                out.write_all(&line)?;
+            } else {
+                let row: filter::watch::SampleRow = serde_json::from_slice(&line)?;
+                writeln!(out, "{row}")?;
+            }
+        }
+        out.flush()
+    };
+    let resource = filter_resource("filter/samples", args);
+    Ok(ask(async { client(global).follow(&resource, print).await })??)
+}
+
+fn filter_test(global: &Global, args: &cli::FilterTest) -> Result<(), Failure> {
+    let icmp = if args.src.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+    let query = TestQuery {
+        peer: args.peer.clone(),
+        interface: args.interface.clone(),
+        src: args.src,
+        dst: args.dst,
+        protocol: args.proto.unwrap_or(icmp),
+        src_port: args.sport,
+        dst_port: args.dport,
+        icmp_type: args.icmp_type,
+        icmp_code: args.icmp_code,
+        fragment: args.fragment,
+    };
+    let query = serde_urlencoded::to_string(query).map_err(io::Error::other)?;
+    let answer = ask(client(global).get(&format!("/v1/filter/test?{query}")))?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        out.write_all(&answer)?;
+        writeln!(out)?;
+    } else {
+        let TestAnswer { interface, sender, library, program, unasked } =
+            serde_json::from_slice(&answer)?;
+        writeln!(out, "from {} on {interface}", sender.as_deref().unwrap_or("(unknown)"))?;
+        writeln!(out, "library: {library}")?;
+        if let Some(program) = program {
+            writeln!(out, "program: {program}")?;
+        }
+        if let Some(error) = unasked {
+            writeln!(out, "program: not asked: {error}")?;
+        }
+    }
+    Ok(())
+}
+
+/// What a file says. Its errors are the answer to `--json`.
+fn checked<T>(args: &Check, result: Result<T, ConfigErrors>) -> Result<T, Failure> {
+    match result {
         Err(errors) if args.json => {
             writeln!(io::stdout(), "{}", serde_json::to_string(&errors)?)?;
             std::process::exit(EXIT_USAGE.into());
         }
-        Err(errors) => return Err(errors.into()),
+        result => Ok(result?),
     }
-    Ok(())
 }
 
 /// What the running daemon is about to change; without one, or for another configuration than

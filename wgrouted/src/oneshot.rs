@@ -61,7 +61,7 @@ pub fn read(config: Config, runtime_dir: &Path) -> Result<Engine, RunError> {
                     }
                 }
                 // What would be done is read from the engine; nothing is done.
-                Request::Apply { .. } | Request::Remember { .. } => {}
+                Request::Apply { .. } | Request::Remember { .. } | Request::Filter(_) => {}
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Prints rows under headings, columns aligned.
-fn table<const N: usize>(
+pub(crate) fn table<const N: usize>(
     out: &mut impl Write,
     headings: [&str; N],
     rows: impl Iterator<Item = [String; N]> + Clone,
@@ -143,7 +143,10 @@ pub fn peers(out: &mut impl Write, rows: &[PeerRow]) -> io::Result<()> {
         out,
         ["INTERFACE", "PEER", "PUBLIC KEY", "ALLOWED IPS", "PINNED"],
         rows.iter().map(|row| {
-            let pinned: Vec<String> = row.pinned.iter().map(ToString::to_string).collect();
+            let mut pinned: Vec<String> = row.pinned.iter().map(ToString::to_string).collect();
+            if row.learning {
+                pinned.push("(learning)".to_owned());
+            }
             [
                 row.interface.to_string(),
                 row.name.clone(),

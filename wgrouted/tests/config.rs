@@ -53,7 +53,11 @@ fn mistakes_in_the_text_itself() {
 #[test]
 fn mistakes_in_keys() {
     for (text, place, sentence) in [
-        ("[[interface]]\nname='a'\n[[peer]]\n", "3:3: peer", "the keys here are daemon, interface"),
+        (
+            "[[interface]]\nname='a'\n[[peer]]\n",
+            "3:3: peer",
+            "the keys here are daemon, filter, interface",
+        ),
         ("[daemon]\nretry = 1\n[[interface]]\nname='a'", "2:1: daemon.retry", "unknown key"),
         (
             "[[interface]]\nname='a'\nmange=[]",
@@ -377,6 +381,9 @@ fn interface_names_follow_the_kernels_rules() {
 /// Pieces of configurations: strung together at random they get further than random text.
 #[rustfmt::skip]
 const PIECES: &[&str] = &[
+    "[filter]\n", "[[filter.policy]]\n", "[interface.filter]\n", "[interface.peer.filter]\n",
+    "filter", "rules", "source", "list", "'accept tcp to port 22'", "'drop any from peer x'",
+    "'type'", "'accept icmp type ,,'", "'group'", "['drop from 10.0.0.0/8', 'accept proto 256']",
     "[daemon]\n", "[[interface]]\n", "[[interface.peer]]\n", "[interface]\n", "name", "link",
     "tables", "managed", "pinned", "match", "public_key", "delete_hold", "message_size",
     "audit_interval", "receive_buffer", "log", "protocol", "realm", "gateway", "runtime_dir",

@@ -7,7 +7,8 @@ use std::path::Path;
 use clap::Parser;
 use wgrouted::{
     cli::{Cli, Command},
-    config::{Config, ConfigError, ConfigErrors, Names, Problem, Source, check, defaults},
+    config::{Config, ConfigError, ConfigErrors, Names, Problem, Source, check, defaults, filter},
+    core::filter::rule::SourceMode,
 };
 
 const ANNOTATED: &str = include_str!("../dist/wgrouted.toml");
@@ -53,7 +54,8 @@ fn shipped_units_start_what_exists() {
 /// after the `#`, or two in a list.
 fn uncommented() -> String {
     let line = |line: &'static str| match line.strip_prefix('#') {
-        Some(rest) if !rest.starts_with(' ') || rest.starts_with("  {") => rest,
+        Some(rest) if !rest.starts_with(' ') => rest,
+        Some(rest) if rest.starts_with("  {") || rest.starts_with("  \"") => rest,
         _ => line,
     };
     ANNOTATED.lines().map(line).collect::<Vec<_>>().join("\n")
@@ -64,9 +66,24 @@ fn what_the_annotated_file_calls_defaults_are_the_defaults() {
     let config = parse(&uncommented()).unwrap();
     let defaults = Config::for_interfaces(&["wg0"]);
     assert_eq!(config.daemon, defaults.daemon);
+    let mut filter = config.filter;
+    let [policy] = &filter.rule.policies[..] else { panic!("one policy") };
+    assert!(!policy.accept && policy.stateful && policy.rules.len() > 7);
+    filter.rule.policies.clear();
+    assert_eq!(filter, defaults.filter);
     let mut interface = config.interfaces[0].clone();
     assert_eq!((interface.tables.len(), interface.peers.len()), (1, 1));
     assert_eq!(interface.peers[0].matches.len(), 4);
+    let own = interface.peers[0].filter.clone().unwrap();
+    assert!(own.monitor && own.source == SourceMode::List && !own.list.is_empty());
+    let link = interface.filter.take().unwrap();
+    assert_eq!((link.peers.group.as_deref(), link.peers.list.len()), (Some("mesh"), 2));
+    let bare = parse("[[interface]]\nname='wg0'\n[interface.filter]").unwrap();
+    let mut expected = bare.interfaces[0].filter.clone().unwrap();
+    expected.peers.list.clone_from(&link.peers.list);
+    expected.peers.group.clone_from(&link.peers.group);
+    expected.peers.policy = Some("clients".to_owned());
+    assert_eq!(link, expected);
     // The default of these is "none given"; the file shows examples.
     interface.tables.clear();
     interface.peers.clear();
@@ -88,6 +105,18 @@ fn every_default_stands_in_the_annotated_file() {
         ("message_size", format!("\"{}KiB\"", defaults::MESSAGE_SIZE >> 10)),
         ("adopt", format!("\"{:?}\"", defaults::ADOPT)),
         ("on_exit", serde_json::to_string(&defaults::ON_EXIT).unwrap()),
+        ("hook", serde_json::to_string(&filter::defaults::HOOK).unwrap()),
+        ("directory", format!("{:?}", filter::defaults::DIRECTORY)),
+        ("grace", format!("\"{:?}\"", filter::defaults::GRACE)),
+        ("samples", filter::defaults::SAMPLES.to_string()),
+        ("audit_interval", serde_json::to_string(&filter::defaults::AUDIT_INTERVAL).unwrap()),
+        ("on_exit", serde_json::to_string(&filter::defaults::ON_EXIT).unwrap()),
+        ("ipv4_sources", "2_000_000".to_owned()),
+        ("ipv6_sources", "500_000".to_owned()),
+        ("peers", filter::defaults::PEERS.to_string()),
+        ("rules", filter::defaults::RULES.to_string()),
+        ("flows", filter::defaults::FLOWS.to_string()),
+        ("source", serde_json::to_string(&filter::defaults::SOURCE).unwrap()),
     ] {
         let line = format!("#{key} = {text}");
         assert!(ANNOTATED.lines().any(|found| found == line), "no line {line}");
@@ -101,14 +130,15 @@ fn every_key_stands_in_the_annotated_file() {
     let answers = parse(
         "x=1\n[daemon]\nx=1\n[[interface]]\nname='a'\nx=1\n\
          [[interface.peer]]\npublic_key='xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg='\n\
-         match=[{x=1}]\nx=1",
+         match=[{x=1}]\nx=1\n[interface.peer.filter]\nx=1\n[interface.filter]\nx=1\n\
+         [filter]\nx=1\n[[filter.policy]]\nname='a'\nx=1",
     );
     let known = |error: ConfigError| match error.problem {
         Problem::UnknownKey { known } => known,
         problem => panic!("{problem}"),
     };
     let tables: Vec<_> = answers.unwrap_err().errors.into_iter().map(known).collect();
-    assert_eq!(tables.len(), 5);
+    assert_eq!(tables.len(), 9);
     let file = uncommented();
     for key in tables.into_iter().flatten() {
         let forms = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
@@ -127,12 +157,14 @@ fn every_range_in_the_annotated_file_is_the_range() {
         ("interface", "coalesce", "1ms", "1s", ["999us", "1001ms"]),
         ("interface", "message_size", "1KiB", "60KiB", ["1023B", "61KiB"]),
         ("interface", "adopt", "1ms", "5min", ["999us", "301s"]),
+        ("filter", "grace", "0ms", "1min", ["-1ms", "61s"]),
+        ("filter", "audit_interval", "1s", "1day", ["999ms", "25h"]),
     ] {
         assert!(prose.contains(&format!("{low} to {high}")), "{key}: {low} to {high}");
         let accepted = |value: &str| {
             let line = format!("{key} = '{value}'\n");
             parse(&match table {
-                "daemon" => format!("[daemon]\n{line}[[interface]]\nname='a'"),
+                "daemon" | "filter" => format!("[{table}]\n{line}[[interface]]\nname='a'"),
                 _ => format!("[[interface]]\nname='a'\n{line}"),
             })
             .is_ok()
@@ -140,4 +172,26 @@ fn every_range_in_the_annotated_file_is_the_range() {
         assert!(accepted(low) && accepted(high), "{key}");
         assert!(!accepted(beyond[0]) && !accepted(beyond[1]), "{key}");
     }
+}
+
+#[test]
+fn every_number_in_the_annotated_file_is_the_limit() {
+    let prose = ANNOTATED.replace("\n# ", " ");
+    for (key, range) in [
+        ("samples", filter::defaults::SAMPLES_RANGE),
+        ("ipv4_sources", filter::defaults::SOURCES_RANGE),
+        ("ipv6_sources", filter::defaults::SOURCES_RANGE),
+        ("peers", filter::defaults::PEERS_RANGE),
+        ("rules", filter::defaults::RULES_RANGE),
+        ("flows", filter::defaults::FLOWS_RANGE),
+    ] {
+        let (low, high) = (i64::from(*range.start()), i64::from(*range.end()));
+        assert!(prose.contains(&format!("{low} to {high}")), "{key}: {low} to {high}");
+        let accepted = |value: i64| {
+            parse(&format!("[filter]\n{key} = {value}\n[[interface]]\nname='a'")).is_ok()
+        };
+        assert!(accepted(low) && accepted(high), "{key}");
+        assert!(!accepted(low - 1) && !accepted(high + 1), "{key}");
+    }
+    assert!(prose.contains(&format!("At most {} rules a policy", ebpf_xdp::layout::MAX_RULES)));
 }

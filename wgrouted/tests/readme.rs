@@ -17,13 +17,35 @@ fn blocks(language: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_configuration_is_valid() {
-    let blocks = blocks("toml");
-    assert_eq!(blocks.len(), 1);
-    let config = Config::from_bytes(blocks[0].as_bytes(), Path::new("README"), &Names::built_in());
-    let config = config.expect("the README's configuration is valid");
-    assert_eq!(config.interfaces.len(), 1);
-    assert_eq!(config.interfaces[0].peers.len(), 2);
+fn the_configurations_are_valid() {
+    let parse = |text: &str| {
+        let config = Config::from_bytes(text.as_bytes(), Path::new("README"), &Names::built_in());
+        config.expect("the README's configuration is valid")
+    };
+    let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
+    let [first, filtered] = configs.as_slice() else { panic!("{} blocks", configs.len()) };
+    assert_eq!(first.interfaces.len(), 1);
+    assert_eq!(first.interfaces[0].peers.len(), 2);
+    assert!(filtered.interfaces.iter().all(|interface| interface.filter.is_some()));
+    assert_eq!(filtered.filter.rule.policies.len(), 1);
+}
+
+#[test]
+fn the_command_lines_are_understood() {
+    use clap::Parser as _;
+    let mut seen = 0;
+    for line in blocks("sh").into_iter().flat_map(str::lines) {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let Some(at) = line.find("wgrouted ").filter(|_| !line.starts_with("cargo")) else {
+            continue;
+        };
+        // `wgrouted man | man -l -` and the like.
+        let command = line[at..].split('|').next().unwrap_or_default();
+        let parsed = wgrouted::cli::Cli::try_parse_from(command.split_whitespace());
+        assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("just asked"));
+        seen += 1;
+    }
+    assert!(seen > 5, "the command lines are gone");
 }
 
 #[test]

@@ -43,6 +43,7 @@ const GUEST_PACKAGES: &[&str] = &[
     "sed",
     "socat",
     "strace",
+    "systemd",
     "tcpdump",
     "traceroute",
     "util-linux",

@@ -93,7 +93,7 @@ impl Ping {
 }
 
 /// Sets the receive buffer beyond what `net.core.rmem_max` allows.
-fn force_receive_buffer(socket: &Socket) -> io::Result<()> {
+pub(super) fn force_receive_buffer(socket: &Socket) -> io::Result<()> {
     let size = RECEIVE_BUFFER;
     // SAFETY: pointer and length describe `size`.
     let failed = unsafe {
@@ -243,7 +243,7 @@ impl Drop for Reflector {
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))

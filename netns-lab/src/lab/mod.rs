@@ -9,16 +9,23 @@
 
 mod babeld;
 mod bird;
+pub mod bpf;
 mod command;
+mod dedicated;
 mod echo;
 pub mod fib;
 mod flow;
 mod frr;
+mod inject;
+mod link_address;
 mod node;
 mod notify;
+pub mod packet;
 mod process;
 pub mod routes;
+mod systemd;
 pub mod table;
+mod tap;
 mod topology;
 mod train;
 mod wait;
@@ -38,11 +45,15 @@ use crate::log::Log;
 pub use self::{
     babeld::Babeld,
     bird::Bird,
+    dedicated::{Dedicated, Host, own, own_net},
     echo::{Echo, Kind, Ping, Reflector},
     flow::{assert_flow, assert_no_flow},
     frr::Frr,
+    inject::{Injector, Stream},
     node::Node,
     process::Process,
+    systemd::Systemd,
+    tap::Tap,
     topology::{Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
     wait::{PATIENCE, differences, wait_equal, wait_for, wait_until},
@@ -124,6 +135,11 @@ impl Lab {
         Wgrouted::with_config(&self.setup.wgrouted, node, config)
     }
 
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.setup.wgrouted
+    }
+
     /// Runs `wgrouted` once on a node, for commands that end by themselves.
     pub fn wgrouted_once(&self, node: &Node, args: &[&str]) -> Result<Output> {
         node.output(&self.setup.wgrouted, args)
@@ -184,6 +200,15 @@ impl Link {
     /// Cuts the link: nothing gets through until [`Link::mend`].
     pub fn cut(&self) -> Result<()> {
         self.a.node.ip(&format!("link set {} down", self.a.device)).map(drop)
+    }
+
+    /// Makes every packet take this long, in both directions.
+    pub fn delay(&self, by: Duration) -> Result<()> {
+        [&self.a, &self.b].into_iter().try_for_each(|end| {
+            let words =
+                format!("qdisc add dev {} root netem delay {}ms", end.device, by.as_millis());
+            end.node.run("tc", words.split_whitespace()).map(drop)
+        })
     }
 
     /// Undoes [`Link::cut`].

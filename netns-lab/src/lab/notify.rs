@@ -1,7 +1,7 @@
 //! The other end of `sd_notify(3)`.
 //!
-//! Here lives a socket that stands in for systemd's. It only remembers what was said. Invariant:
-//! it is always being read, for a sender would block as soon as ten messages wait.
+//! Here lives a socket that stands in for systemd's. It only remembers what was said, and when.
+//! Invariant: it is always being read, for a sender would block as soon as ten messages wait.
 
 use std::{
     fs,
@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -20,8 +21,11 @@ use anyhow::{Context, Result};
 pub(super) struct Notify {
     path: PathBuf,
     socket: Arc<UnixDatagram>,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<Line>>>,
 }
+
+/// What was said, and when it was heard.
+type Line = (Instant, String);
 
 impl Notify {
     /// Binds a socket at `path`.
@@ -52,22 +56,28 @@ impl Notify {
 
     /// Whether this line was said since the last [`Notify::forget`].
     pub(super) fn said(&self, line: &str) -> bool {
-        self.lines().iter().any(|said| said == line)
+        self.lines().iter().any(|(_, said)| said == line)
     }
 
-    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+    /// All that was said since the last [`Notify::forget`].
+    pub(super) fn heard(&self) -> Vec<Line> {
+        self.lines().clone()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
         // A list of lines is whole whatever happened to who held it.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read(socket: &UnixDatagram, lines: &Mutex<Vec<String>>) {
+fn read(socket: &UnixDatagram, lines: &Mutex<Vec<Line>>) {
     let mut buffer = [0; 4096];
     // After a shutdown a read returns zero, which no notification does.
     while let Ok(length @ 1..) = socket.recv(&mut buffer) {
+        let now = Instant::now();
         let text = String::from_utf8_lossy(&buffer[..length]);
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.extend(text.lines().map(str::to_owned));
+        lines.extend(text.lines().map(|line| (now, line.to_owned())));
     }
 }
 

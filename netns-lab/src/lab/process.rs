@@ -12,7 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{command, node::Node, wait::wait_until};
+use super::{
+    command,
+    node::Node,
+    wait::{PATIENCE, wait_until},
+};
 
 /// How much of a log an error repeats.
 const TAIL: usize = 15;
@@ -91,6 +95,25 @@ impl Process {
             bail!("signal {signal} to {}: {}", self.name, std::io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// SIGSTOP: it does nothing any more until [`Process::resume`], and the kernel queues what it
+    /// does not read.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(libc::SIGSTOP)?;
+        let path = format!("/proc/{}/stat", self.pid());
+        let what = format!("{} to stand still", self.name);
+        let state = || {
+            let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+            // The second field, in parentheses, may hold anything (proc_pid_stat(5)).
+            Ok(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
+        };
+        wait_until(what, PATIENCE, state, |state| *state == Some('T')).map(drop)
+    }
+
+    /// SIGCONT, after [`Process::pause`].
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(libc::SIGCONT)
     }
 
     /// Waits for its end.

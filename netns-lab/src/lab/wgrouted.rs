@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitStatus},
     rc::Rc,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -29,9 +29,12 @@ pub struct Wgrouted {
     node: Node,
     name: String,
     args: Vec<String>,
+    /// Capabilities that it shall not have, as setpriv(1) names them.
+    without: Vec<String>,
     config: Option<PathBuf>,
     runtime_dir: PathBuf,
     notify: Rc<Notify>,
+    watchdog: Option<Duration>,
     process: Option<Process>,
 }
 
@@ -79,9 +82,11 @@ impl Wgrouted {
             node: node.clone(),
             name,
             args: Vec::new(),
+            without: Vec::new(),
             config: None,
             runtime_dir,
             notify,
+            watchdog: None,
             process: None,
         })
     }
@@ -89,6 +94,18 @@ impl Wgrouted {
     /// Adds arguments of `wgrouted run`.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Takes a capability away from it.
+    pub fn without(mut self, capability: &str) -> Self {
+        self.without.push(format!("-{capability}"));
+        self
+    }
+
+    /// Has it give signs of life, as systemd does with `WatchdogSec=`.
+    pub fn watched(mut self, interval: Duration) -> Self {
+        self.watchdog = Some(interval);
         self
     }
 
@@ -102,8 +119,19 @@ impl Wgrouted {
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} of {:?} already runs", self.name, self.node);
         self.notify.forget();
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new("env");
+        if let Some(interval) = self.watchdog {
+            // The variable holds the number of the process that is meant (sd_notify(3)).
+            command = Command::new("sh");
+            command.args(["-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"]);
+            command.env("WATCHDOG_USEC", interval.as_micros().to_string());
+        }
+        if !self.without.is_empty() {
+            command.args(["setpriv", "--bounding-set", &self.without.join(",")]);
+        }
+
         command
+            .arg(&self.program)
             .arg("run")
             .args(&self.args)
             .arg("--runtime-dir")
@@ -117,6 +145,11 @@ impl Wgrouted {
     pub fn wait_ready(&mut self) -> Result<()> {
         let notify = self.notify.clone();
         self.process()?.wait_answer(PATIENCE, || Ok(notify.said("READY=1")))
+    }
+
+    /// What it told systemd since its start, and when.
+    pub fn told(&self) -> Vec<(Instant, String)> {
+        self.notify.heard()
     }
 
     /// The running process.
@@ -203,6 +236,25 @@ impl Wgrouted {
     pub fn wait_counter(&self, pointer: &str, least: u64) -> Result<()> {
         let what = format!("{pointer} to be {least}");
         wait_until(what, PATIENCE, || self.counter(pointer), |number| *number >= least).map(drop)
+    }
+
+    /// Waits until it has nothing to read or change. What WireGuard holds is seen by others before
+    /// the daemon has its acknowledgement, so this comes before a look at what it counts or shows.
+    pub fn wait_in_sync(&self) -> Result<()> {
+        let look = || Ok(self.show("status")?.get("in_sync").cloned());
+        let is = |seen: &Option<Value>| *seen == Some(Value::Bool(true));
+        wait_until("the daemon to be in sync", PATIENCE, look, is).map(drop)
+    }
+
+    /// Waits until it takes no AllowedIPs for a peer's own any more that it does not know yet.
+    pub fn wait_learned(&self) -> Result<()> {
+        let look = || {
+            let peers = self.show("peers")?;
+            let peers = peers.as_array().context("`show peers --json` is no list")?;
+            Ok(peers.iter().filter(|peer| peer["learning"] != Value::Bool(false)).count())
+        };
+        let done = |learning: &usize| *learning == 0;
+        wait_until("the peers' own prefixes to be learned", PATIENCE, look, done).map(drop)
     }
 
     /// Waits until its first interface is in this state.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Scenario, Skip,
-    support::{Hub, NET4, star},
+    support::{Hub, NET4, is_own_machine, star},
 };
 use crate::lab::{Lab, Node};
 
@@ -188,7 +188,7 @@ fn circumstances(lab: &mut Lab) -> Result<()> {
 /// Takes the module out of the kernel, and puts it back. Devices would go with it, so it is done
 /// in the lab's own machines only.
 fn no_wireguard(lab: &mut Lab) -> Result<()> {
-    if !Path::new(OWN_MACHINE).exists() {
+    if !is_own_machine() {
         return Err(Skip("it takes WireGuard away from the whole machine".to_owned()).into());
     }
     let module = Path::new("/sys/module/wireguard");
@@ -219,8 +219,6 @@ fn no_wireguard(lab: &mut Lab) -> Result<()> {
     daemon.start()
 }
 
-/// Stands in the machines that the lab boots, and nowhere else.
-const OWN_MACHINE: &str = "/dev/lab";
 /// The program that the kernel calls to load modules.
 const MODPROBE: &str = "/proc/sys/kernel/modprobe";
 

@@ -111,6 +111,7 @@ fn reload(lab: &mut Lab) -> Result<()> {
     hub.expect(&[(NET4, "s1"), (NET6, "s1")])?;
     let train = hub.train(V4, INTERVAL)?;
     let changes = |hub: &Hub| -> Result<u64> {
+        hub.daemon.wait_in_sync()?;
         ["adds", "moves", "removes"]
             .iter()
             .map(|name| hub.daemon.counter(&format!("/interfaces/0/counters/{name}")))
@@ -144,10 +145,11 @@ fn reload(lab: &mut Lab) -> Result<()> {
     report.assert_no_loss()
 }
 
-/// The smallest buffer that the configuration allows holds 78 notifications (facts: B5).
+/// The smallest buffer that the configuration allows holds 78 notifications (facts: B5). A fast
+/// machine keeps up even with that, so the daemon sleeps through the first routes.
 fn overrun(lab: &mut Lab) -> Result<()> {
     let config = "[daemon]\nreceive_buffer = \"64KiB\"\n[[interface]]\nname = \"wg0\"\n";
-    let hub = Hub::with_config(lab, 2, |_| Ok(config.to_owned()))?;
+    let mut hub = Hub::with_config(lab, 2, |_| Ok(config.to_owned()))?;
     let prefixes = prefixes(200_000)?;
     let (first, second) = ("10.99.0.1".parse()?, "10.99.0.2".parse()?);
     let train = {
@@ -155,8 +157,19 @@ fn overrun(lab: &mut Lab) -> Result<()> {
         hub.expect(&[(NET4, "s1")])?;
         hub.train(V4, Duration::from_millis(5))?
     };
-    lab.say("add 200,000 routes, move a third, delete a third");
-    hub.routes(Op::Add, first, &prefixes)?;
+    hub.daemon.wait_in_sync()?;
+    let dumps = |hub: &Hub| hub.daemon.counter("/counters/route_dumps");
+    let before = dumps(&hub)?;
+
+    lab.say("add 200,000 routes, half of them while the daemon stands still");
+    let (missed, seen) = prefixes.split_at(prefixes.len() / 2);
+    hub.daemon.process()?.pause()?;
+    hub.routes(Op::Add, first, missed)?;
+    hub.daemon.process()?.resume()?;
+    let resumed = lab.elapsed();
+    hub.routes(Op::Add, first, seen)?;
+
+    lab.say("move a third, delete a third");
     let (moved, rest) = prefixes.split_at(66_666);
     let (deleted, kept) = rest.split_at(66_666);
     hub.routes(Op::Replace, second, moved)?;
@@ -167,12 +180,12 @@ fn overrun(lab: &mut Lab) -> Result<()> {
     wanted.insert(NET4.parse()?, Owner::from("s1"));
     hub.expect_table(&wanted)?;
     let overruns = hub.daemon.counter("/counters/overruns")?;
-    let dumps = hub.daemon.counter("/counters/route_dumps")?;
+    let (dumps, seconds) = (dumps(&hub)? - before, (lab.elapsed() - resumed).as_secs());
     lab.say(format_args!("equal after {overruns} overruns and {dumps} dumps of a table"));
     ensure!(overruns > 0, "nothing overran, so nothing was shown");
     // At most once a second everything is read, and once more a moment later; a dump a family.
-    let bound = 4 * (lab.elapsed().as_secs() + 2);
-    ensure!(dumps <= bound, "{dumps} dumps in {} s", lab.elapsed().as_secs());
+    let bound = 4 * (seconds + 2);
+    ensure!(dumps <= bound, "{dumps} dumps in {seconds} s");
 
     lab.say("delete all at once");
     hub.routes(Op::Delete, second, moved)?;
@@ -185,17 +198,20 @@ fn overrun(lab: &mut Lab) -> Result<()> {
 
 /// nebula's tunnels ate a processor when OSPF had some ten thousand routes.
 fn idle(lab: &mut Lab) -> Result<()> {
-    let hub = Hub::new(lab, 1)?;
+    // A single audit of a slow machine might take more than a short time allows.
+    let config = "[daemon]\naudit_interval = \"off\"\n[[interface]]\nname = \"wg0\"\n";
+    let hub = Hub::with_config(lab, 1, |_| Ok(config.to_owned()))?;
+    hub.daemon.wait_learned()?;
     let prefixes = prefixes(10_000)?;
     hub.routes(Op::Add, "10.99.0.1".parse()?, &prefixes)?;
     hub.expect_table(&prefixes.iter().map(|prefix| (*prefix, Owner::from("s1"))).collect())?;
+    hub.daemon.wait_in_sync()?;
     let before = hub.daemon.cpu_time()?;
     // What is measured is a stretch of time, so this one is slept.
     thread::sleep(WINDOW);
     let taken = hub.daemon.cpu_time()? - before;
     lab.say(format_args!("{} ms of processor time in {WINDOW:?}", taken.as_millis()));
-    // Audits may take a hundredth.
-    ensure!(taken < WINDOW / 20, "it is not idle: {taken:?} in {WINDOW:?}");
+    ensure!(taken < WINDOW / 100, "it is not idle: {taken:?} in {WINDOW:?}");
     Ok(())
 }
 

@@ -9,12 +9,14 @@ pub(crate) mod bgp;
 mod daemons;
 mod device;
 mod examples;
+mod filter;
 mod follow;
 mod lifecycle;
 mod moves;
 mod peers;
 mod questions;
 mod scale;
+mod service;
 mod support;
 mod tags;
 mod topology;
@@ -80,7 +82,7 @@ impl Scenario {
 /// Every scenario, in the order they run.
 pub fn all() -> &'static [Scenario] {
     static ALL: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
-        [
+        let mut all = [
             tunnel::SCENARIOS,
             follow::SCENARIOS,
             tags::SCENARIOS,
@@ -88,13 +90,16 @@ pub fn all() -> &'static [Scenario] {
             device::SCENARIOS,
             peers::SCENARIOS,
             lifecycle::SCENARIOS,
+            service::SCENARIOS,
             questions::SCENARIOS,
             daemons::SCENARIOS,
             examples::SCENARIOS,
             bad_input::SCENARIOS,
-            scale::SCENARIOS,
         ]
-        .concat()
+        .concat();
+        all.extend(filter::scenarios());
+        all.extend(scale::SCENARIOS);
+        all
     });
     &ALL
 }

@@ -42,8 +42,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Looks at the device every second and learns nothing after a moment, so that scenarios need not
-/// wait.
+/// Looks at the device every second and soon ends the learning, so that scenarios need not wait
+/// long.
 const BRISK: &str =
     "[daemon]\naudit_interval = \"1s\"\n[[interface]]\nname = \"wg0\"\nadopt = \"500ms\"\n";
 
@@ -91,8 +91,7 @@ fn outside_edits(lab: &mut Lab) -> Result<()> {
     hub.ip(&format!("route add {NET6} via fd99::2"))?;
     let wanted = [(NET4, "s1"), (NET6, "s2")];
     hub.expect(&wanted)?;
-    // Past the time in which a peer's prefixes are learned as its own.
-    hub.daemon.wait_counter("/interfaces/0/counters/device_dumps", 3)?;
+    hub.daemon.wait_learned()?;
     let own = |number| anyhow::Ok(hub.spoke(number)?.inner.prefixes());
     let (net4, net6): (IpNet, IpNet) = (NET4.parse()?, NET6.parse()?);
     let drift = || hub.daemon.counter("/interfaces/0/counters/drift");
@@ -142,6 +141,8 @@ fn edits_during_dumps(lab: &mut Lab) -> Result<()> {
     let mut wanted = table.clone();
     wanted.insert(NET4.parse()?, Owner::from("s1"));
     hub.expect_table(&wanted)?;
+    // Or the editor's prefix would become s2's own.
+    hub.daemon.wait_learned()?;
 
     lab.say("edit for a dozen audits");
     let (key, own) = (hub.spoke(2)?.wg.public_key(), hub.spoke(2)?.inner.prefixes());
@@ -159,6 +160,9 @@ fn edits_during_dumps(lab: &mut Lab) -> Result<()> {
     let missing = table.keys().filter(|prefix| !owners.contains_key(prefix)).count();
     drop(editor);
     ensure!(missing == 0, "{missing} routed prefixes were missing while somebody edited");
+    // Whatever the editor did last, there is something to repair.
+    let own = hub.spoke(2)?.inner.prefixes();
+    hub.star.wg.set_allowed_ips("s2", &[own, vec!["203.0.113.0/24".parse()?]].concat())?;
     hub.expect_table(&wanted)?;
     let report = train.stop()?;
     lab.say(&report);

@@ -60,6 +60,7 @@ fn plan(lab: &mut Lab) -> Result<()> {
     daemon.start()?;
     let hub = Hub { star, daemon };
     hub.expect(&[(NET4, "s1"), (NET6, "s2")])?;
+    hub.daemon.wait_in_sync()?;
     let text = hub.daemon.run(&["plan"])?;
     ensure!(text == "nothing to change\n", "{text}");
     let other = hub.daemon.run(&["plan", "--interface", "wg0"])?;
@@ -98,6 +99,7 @@ fn show_routes(lab: &mut Lab) -> Result<()> {
     let wanted = [("0.0.0.0/0", "s2"), (NET4, "s1"), (NET6, "s2")];
     hub.expect(&wanted)?;
     let equal = || -> Result<()> {
+        hub.daemon.wait_in_sync()?;
         let rows = hub.daemon.show("routes")?;
         let rows = rows.as_array().context("`show routes --json` is no list")?;
         let shown: AllowedIps = rows
@@ -132,6 +134,7 @@ fn explain(lab: &mut Lab) -> Result<()> {
          route add 203.0.113.0/24 via 10.99.0.77\n"
     ))?;
     hub.expect(&[(NET4, "s1"), ("0.0.0.0/0", "s3")])?;
+    hub.daemon.wait_in_sync()?;
     let key =
         |spoke: usize| -> Result<String> { Ok(hub.star.spoke(spoke)?.wg.public_key().to_owned()) };
     let (best, other) = (key(1)?, key(2)?);

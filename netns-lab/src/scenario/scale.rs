@@ -77,6 +77,8 @@ fn run(lab: &mut Lab, size: Size, peers: u16) -> Result<()> {
     let owners: Vec<Inner> = (1..=peers).map(|host| Inner { network: 0, host }).collect();
     let mut daemon = lab.wgrouted_with(&star.hub, CONFIG)?;
     daemon.start()?;
+    // The end of the learning is a look at the device, too.
+    daemon.wait_learned()?;
     star.hub.ip(&format!("route add {NET4} via 10.99.0.1"))?;
     flows(&star, V4, 1)?;
     let train = Train::start(&star.hub, V4.parse::<IpAddr>()?, Duration::from_millis(10))?;
@@ -245,6 +247,7 @@ fn one_change(lab: &Lab, star: &Star, daemon: &Wgrouted) -> Result<()> {
     wait_for("the train to reach s2", PATIENCE, || Ok(target.echo_requests()? > arrived))?;
     let latency = lab.elapsed() - began;
     flows(star, V4, 2)?;
+    daemon.wait_in_sync()?;
     let (after, moved) = (dumps()?, daemon.counter("/interfaces/0/counters/moves")? - moves);
     let net4: IpNet = NET4.parse()?;
     let owner = star.wg.allowed_ips()?.get(&net4).cloned();

@@ -3,7 +3,7 @@
 //! Here live a hub with spokes and a daemon on it, and the assertions on the hub's AllowedIPs.
 //! Nothing here is particular to one scenario.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -166,6 +166,11 @@ impl Trains {
         }
         Ok(())
     }
+}
+
+/// Whether this is a machine that the lab has booted, in which a scenario may do anything.
+pub(super) fn is_own_machine() -> bool {
+    Path::new("/dev/lab").exists()
 }
 
 /// A star whose spokes answer for [`V4`] and [`V6`].

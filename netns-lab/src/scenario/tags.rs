@@ -159,6 +159,8 @@ fn managed_ranges(lab: &mut Lab) -> Result<()> {
         let interface = config(star, "managed = [\"198.51.100.0/22\", \"::/0\"]", &[])?;
         Ok(format!("[daemon]\naudit_interval = \"1s\"\n{interface}"))
     })?;
+    // What comes by hand from now on is not the peer's own, so only its range protects it.
+    hub.daemon.wait_learned()?;
     let foreign: ipnet::IpNet = "203.0.113.0/24".parse()?;
     let own = hub.spoke(2)?.inner.prefixes();
     hub.star.wg.set_allowed_ips("s2", &[own, vec![foreign]].concat())?;

@@ -168,17 +168,22 @@ impl<'r, 't> Section<'r, 't> {
 
     /// Takes a table; one that is absent is empty.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'r, 't> {
-        let path = self.key(key);
-        let (at, table) = match self.remove(key) {
-            Some(At { at, value: DeValue::Table(table) }) => (at, table),
-            Some(At { at, value }) => {
+        self.table(key)
+            .unwrap_or_else(|| Section::new(self.report, self.key(key), self.at, DeTable::new()))
+    }
+
+    /// Takes a table; something else, which is reported, counts as an empty one.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Section<'r, 't>> {
+        let At { at, value } = self.remove(key)?;
+        let table = match value {
+            DeValue::Table(table) => table,
+            other => {
                 let expected = "a table in single brackets";
-                self.fail(at, key, Problem::Type { expected, found: type_name(&value) });
-                (at, DeTable::new())
+                self.fail(at, key, Problem::Type { expected, found: type_name(&other) });
+                DeTable::new()
             }
-            None => (self.at, DeTable::new()),
         };
-        Section::new(self.report, path, at, table)
+        Some(Section::new(self.report, self.key(key), at, table))
     }
 
     /// Takes a list of tables (`expected` says how they are written) and reads each of them;

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::names::NameKind;
+use super::{filter::RuleError, names::NameKind};
 use crate::core::{peer::ParseKeyError, prefix::ParsePrefixError, route::TableId};
 
 /// Everything that is wrong with a configuration.
@@ -233,8 +233,13 @@ pub enum Problem {
     )]
     InterfaceName(String),
     /// Not a name that can be told apart in output.
-    #[error("`{0}` cannot be the name of a peer: 1 to 64 visible characters without spaces")]
-    PeerName(String),
+    #[error("`{given}` cannot be the name of {what}: 1 to 64 visible characters without spaces")]
+    Name {
+        /// What was written.
+        given: String,
+        /// What it should name.
+        what: &'static str,
+    },
     /// Not a prefix.
     #[error(transparent)]
     Prefix(#[from] ParsePrefixError),
@@ -293,6 +298,76 @@ pub enum Problem {
          `match`; list its tunnel addresses, leave `pinned` out to learn them, or add `match`"
     )]
     Unreachable,
+    /// A rule that says nothing.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// No policy has the name.
+    #[error("no policy is named `{given}`: {}", policies(.known))]
+    UnknownPolicy {
+        /// What was written.
+        given: String,
+        /// What could be written.
+        known: Vec<String>,
+    },
+    /// A policy too long for one packet.
+    #[error(
+        "{size} rules after compilation (each is one for every pair of prefixes and ranges of \
+         ports), but a policy has at most {most}: merge prefixes or ranges, or split the policy \
+         by peers"
+    )]
+    PolicySize {
+        /// Its rules.
+        size: usize,
+        /// The most that there may be.
+        most: usize,
+    },
+    /// Policies that do not fit the maps.
+    #[error(
+        "room for {room} rules, but all policies have {total} after compilation and each is \
+         replaced beside the old one: write at least {needed}"
+    )]
+    RulesSize {
+        /// What all policies have.
+        total: usize,
+        /// The room that they take.
+        needed: usize,
+        /// The room that there is.
+        room: u32,
+    },
+    /// Peers that do not fit the maps.
+    #[error("room for {room} peers, but {named} of filtered interfaces are configured: write more")]
+    PeersSize {
+        /// The peers of filtered interfaces.
+        named: usize,
+        /// The room that there is.
+        room: u32,
+    },
+    /// Mode `list` without a list.
+    #[error("\"list\" needs the legal sources: add list = [\"10.1.0.0/16\"] beside it")]
+    NoList,
+    /// Mode `group` without a group.
+    #[error("\"group\" needs the group's name: add group = \"mesh\" beside it")]
+    NoGroup,
+    /// A shared link cannot be opened.
+    #[error(
+        "only a link of a single peer can be opened, for WireGuard tells several apart by their \
+         AllowedIPs: write link = \"dedicated\" for this interface, or leave `open` out"
+    )]
+    OpenShared,
+    /// A peer's filter where the link has none.
+    #[error(
+        "the filter of this interface is off: add [interface.filter] before its peers; what is \
+         absent here is taken from there"
+    )]
+    PeerFilterAlone,
+}
+
+fn policies(known: &[String]) -> String {
+    if known.is_empty() {
+        "add [[filter.policy]] with this name".to_owned()
+    } else {
+        format!("write one of {}, or add [[filter.policy]] with this name", known.join(", "))
+    }
 }
 
 /// `"a", "b" or "c"`.

@@ -9,29 +9,31 @@ use super::{
     Config, Daemon, defaults,
     document::{At, Report},
     error::Problem,
+    filter::{self, meaning::Policies},
     raw::{RawConfig, RawDaemon, RawInterface, RawMatch, RawPeer},
 };
 use crate::core::{
+    filter::rule::LinkFilter,
     prefix::{Family, Prefix},
     route::TableId,
     rule::{Audit, InterfaceRule, LinkMode, Match, PeerRule},
 };
 
 /// Things that must differ, and where the first of each stands.
-struct Unique<'r, 't, T> {
+pub(super) struct Unique<'r, 't, T> {
     report: &'r Report<'t>,
-    key: &'static str,
+    key: &'r str,
     remedy: &'static str,
     seen: HashMap<T, usize>,
 }
 
 impl<'r, 't, T: Eq + Hash> Unique<'r, 't, T> {
-    fn new(report: &'r Report<'t>, key: &'static str, remedy: &'static str) -> Self {
+    pub(super) fn new(report: &'r Report<'t>, key: &'r str, remedy: &'static str) -> Self {
         Unique { report, key, remedy, seen: HashMap::new() }
     }
 
     /// Reports the thing, which people call `what`, if it was there before.
-    fn add(&mut self, at: usize, thing: T, what: impl Into<String>) {
+    pub(super) fn add(&mut self, at: usize, thing: T, what: impl Into<String>) {
         let first = *self.seen.entry(thing).or_insert(at);
         if first != at {
             let (what, first, remedy) = (what.into(), self.report.line(first), self.remedy);
@@ -44,14 +46,17 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
     if raw.interfaces.as_ref().is_some_and(Vec::is_empty) {
         report.add(0, "interface", Problem::NoInterface);
     }
+    let policies = Policies::of(&raw.filter);
+    let filter = filter::meaning::filter(raw.filter, raw.interfaces.as_deref(), report);
     let raws = raw.interfaces.unwrap_or_default();
     let mut names = Unique::new(report, "interface.name", "merge the two or correct one name");
     for name in raws.iter().filter_map(|interface| interface.name.as_ref()) {
         names.add(name.at, &name.value, format!("interface {}", name.value));
     }
     let audit = raw.daemon.audit_interval.unwrap_or(defaults::AUDIT_INTERVAL);
-    let interfaces = raws.into_iter().map(|raw| interface(raw, audit, report)).collect();
-    Config { daemon: daemon(raw.daemon), interfaces }
+    let interfaces = raws.into_iter();
+    let interfaces = interfaces.map(|raw| interface(raw, audit, &policies, report)).collect();
+    Config { daemon: daemon(raw.daemon), filter, interfaces }
 }
 
 fn daemon(raw: RawDaemon) -> Daemon {
@@ -64,13 +69,22 @@ fn daemon(raw: RawDaemon) -> Daemon {
     }
 }
 
-fn interface(raw: RawInterface, audit: Audit, report: &Report<'_>) -> InterfaceRule {
+fn interface(
+    raw: RawInterface,
+    audit: Audit,
+    policies: &Policies,
+    report: &Report<'_>,
+) -> InterfaceRule {
     check_interface(&raw, report);
     check_peers(&raw, report);
     let name = raw.name.map(|name| name.value).unwrap_or_default();
     let default = super::interface_defaults(name);
+    let link = raw.link.map(|link| link.value);
+    let filter = raw.filter.map(|raw| filter::meaning::link(raw, link, policies, report));
+    let peers = raw.peers.into_iter();
+    let peers = peers.filter_map(|raw| peer(raw, filter.as_ref(), policies, report)).collect();
     InterfaceRule {
-        link: raw.link.map_or(default.link, |link| link.value),
+        link: link.unwrap_or(default.link),
         tables: raw.tables.map_or(default.tables, values),
         managed: raw.managed.map_or(default.managed, values),
         delete_hold: raw.delete_hold.unwrap_or(default.delete_hold),
@@ -79,25 +93,31 @@ fn interface(raw: RawInterface, audit: Audit, report: &Report<'_>) -> InterfaceR
         adopt: raw.adopt.unwrap_or(default.adopt),
         on_exit: raw.on_exit.unwrap_or(default.on_exit),
         audit,
-        peers: raw.peers.into_iter().filter_map(peer).collect(),
-        filter: None,
+        peers,
+        filter,
         name: default.name,
     }
 }
 
-fn values<T>(list: Vec<At<T>>) -> Vec<T> {
+pub(super) fn values<T>(list: Vec<At<T>>) -> Vec<T> {
     list.into_iter().map(|element| element.value).collect()
 }
 
 /// `None` if there is no key, which was reported.
-fn peer(raw: RawPeer) -> Option<PeerRule> {
+fn peer(
+    raw: RawPeer,
+    link: Option<&LinkFilter>,
+    policies: &Policies,
+    report: &Report<'_>,
+) -> Option<PeerRule> {
+    let filter = raw.filter.and_then(|raw| filter::meaning::peer(raw, link, policies, report));
     let public_key = raw.public_key?.value;
     Some(PeerRule {
         name: raw.name.map_or_else(|| public_key.to_string(), |name| name.value),
         public_key,
         pinned: raw.pinned.map(values),
         matches: raw.matches.iter().map(entry).collect(),
-        filter: None,
+        filter,
     })
 }
 

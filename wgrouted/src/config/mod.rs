@@ -13,6 +13,7 @@ mod raw;
 mod value;
 
 pub mod defaults;
+pub mod filter;
 
 use std::{
     fmt, fs,
@@ -24,16 +25,19 @@ use serde::Serialize;
 
 pub use self::{
     error::{ConfigError, ConfigErrors, Position, Problem},
+    filter::Filter,
     names::{NameKind, Names},
     value::{interface_name, log_filter},
 };
-use crate::core::rule::InterfaceRule;
+use crate::core::{filter::rule::FilterRule, rule::InterfaceRule};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What concerns the daemon as a whole.
     pub daemon: Daemon,
+    /// What concerns the packet filter as a whole.
+    pub filter: Filter,
     /// The interfaces, at least one, in file order.
     pub interfaces: Vec<InterfaceRule>,
 }
@@ -141,7 +145,13 @@ impl Config {
                 interfaces.push(interface_defaults(name.to_owned()));
             }
         }
-        Config { daemon: Daemon::default(), interfaces }
+        Config { daemon: Daemon::default(), filter: Filter::default(), interfaces }
+    }
+
+    /// The packet filter's rule, if an interface is filtered.
+    pub fn filter_rule(&self) -> Option<FilterRule> {
+        let filtered = self.interfaces.iter().any(|interface| interface.filter.is_some());
+        filtered.then(|| self.filter.rule.clone())
     }
 
     /// What `wgrouted check` says about a valid configuration.

@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     defaults,
     document::{At, Section},
+    filter::raw::{RawFilter, RawLinkFilter},
     names::Names,
     value,
 };
@@ -18,9 +19,13 @@ use crate::core::{
     rule::{Audit, LinkMode, OnExit},
 };
 
+/// What can be written for `on_exit`.
+pub(super) const EXITS: [(&str, OnExit); 2] = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
+
 /// The file.
 pub(super) struct RawConfig {
     pub(super) daemon: RawDaemon,
+    pub(super) filter: RawFilter,
     /// `None` if it is not a list of tables.
     pub(super) interfaces: Option<Vec<RawInterface>>,
 }
@@ -46,6 +51,7 @@ pub(super) struct RawInterface {
     pub(super) adopt: Option<Duration>,
     pub(super) on_exit: Option<OnExit>,
     pub(super) peers: Vec<RawPeer>,
+    pub(super) filter: Option<RawLinkFilter>,
 }
 
 /// `[[interface.peer]]`.
@@ -55,6 +61,7 @@ pub(super) struct RawPeer {
     pub(super) public_key: Option<At<PublicKey>>,
     pub(super) pinned: Option<Vec<At<Prefix>>>,
     pub(super) matches: Vec<RawMatch>,
+    pub(super) filter: Option<RawLinkFilter>,
     /// Whether nothing is wrong inside it.
     pub(super) sound: bool,
 }
@@ -79,13 +86,14 @@ impl<T> At<T> {
 impl RawConfig {
     pub(super) fn read(mut document: Section<'_, '_>, names: &Names) -> Self {
         let daemon = RawDaemon::read(document.section("daemon"));
+        let filter = RawFilter::read(document.section("filter"));
         let interfaces = document.sections(
             "interface",
             "a table in double brackets, [[interface]],",
             |section| RawInterface::read(section, names),
         );
         document.finish();
-        RawConfig { daemon, interfaces }
+        RawConfig { daemon, filter, interfaces }
     }
 }
 
@@ -114,7 +122,6 @@ impl RawInterface {
             ("shared", LinkMode::Shared),
             ("dedicated", LinkMode::Dedicated),
         ];
-        const EXITS: [(&str, OnExit); 2] = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
         let interface = RawInterface {
             name: section.require("name", "name = \"wg0\"", value::interface),
             link: section.take("link", |v| value::choice(v, &LINKS)),
@@ -141,6 +148,7 @@ impl RawInterface {
                 .take("adopt", |v| value::duration(v, &defaults::ADOPT_RANGE))
                 .map(At::into_value),
             on_exit: section.take("on_exit", |v| value::choice(v, &EXITS)).map(At::into_value),
+            filter: section.table("filter").map(RawLinkFilter::of_link),
             peers: section
                 .sections("peer", "a table in double brackets, [[interface.peer]],", |section| {
                     RawPeer::read(section, names)
@@ -171,6 +179,7 @@ impl RawPeer {
                 .into_iter()
                 .flatten()
                 .collect(),
+            filter: section.table("filter").map(RawLinkFilter::of_peer),
             sound: false,
         };
         peer.sound = section.finish();

@@ -201,10 +201,46 @@ pub fn interface_name(given: &str) -> Result<String, Problem> {
     if valid { Ok(given.to_owned()) } else { Err(Problem::InterfaceName(given.to_owned())) }
 }
 
-/// A peer's name: what can be a column of output and a value of a log field.
+/// A number of things.
+pub(super) fn count(value: &DeValue<'_>, range: &RangeInclusive<u32>) -> Result<u32, Problem> {
+    number(value, range.clone(), "a number")
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Problem> {
+    let expected = "true or false, without quotes,";
+    value.as_bool().ok_or_else(|| Problem::Type { expected, found: type_name(value) })
+}
+
+/// A rule of a policy, to be read when all peers are known.
+pub(super) fn rule(value: &DeValue<'_>) -> Result<String, Problem> {
+    let expected = "a rule in quotes, such as \"accept tcp to 10.0.0.0/8 port 22\",";
+    Ok(text(value, expected)?.to_owned())
+}
+
+/// A peer's name.
 pub(super) fn peer_name(value: &DeValue<'_>) -> Result<String, Problem> {
-    let given = text(value, "a peer's name")?;
+    name(value, "a peer", "a peer's name")
+}
+
+/// A policy's name.
+pub(super) fn policy_name(value: &DeValue<'_>) -> Result<String, Problem> {
+    name(value, "a policy", "a policy's name")
+}
+
+/// The name of a group of peers.
+pub(super) fn group_name(value: &DeValue<'_>) -> Result<String, Problem> {
+    name(value, "a group", "a group's name")
+}
+
+/// What can be a column of output and a value of a log field.
+fn name(
+    value: &DeValue<'_>,
+    what: &'static str,
+    expected: &'static str,
+) -> Result<String, Problem> {
+    let given = text(value, expected)?;
     let visible = given.chars().all(|c| !c.is_whitespace() && !c.is_control());
     let valid = visible && (1..=64).contains(&given.chars().count());
-    if valid { Ok(given.to_owned()) } else { Err(Problem::PeerName(given.to_owned())) }
+    if valid { Ok(given.to_owned()) } else { Err(Problem::Name { given: given.to_owned(), what }) }
 }

@@ -53,7 +53,11 @@ pub enum Lost {
 }
 
 /// Order of preference: table, any type of service, metric, the kernel's order. Lower wins.
-fn preference(tables: &[TableId], path: &Path, position: usize) -> (usize, bool, u32, usize) {
+pub(super) fn preference(
+    tables: &[TableId],
+    path: &Path,
+    position: usize,
+) -> (usize, bool, u32, usize) {
     let table = tables.iter().position(|table| *table == path.table).unwrap_or(usize::MAX);
     (table, path.tos != 0, path.metric, position)
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     change::Change,
     device::{Device, DeviceError, Report},
+    filter::table::{FilterError, FilterEvent, FilterRequest, HookKind},
     peer::{PeerIdx, PublicKey},
     peers::RememberedPins,
     prefix::{Family, Prefix},
@@ -130,6 +131,8 @@ pub enum Event {
         /// How it went.
         result: Result<Report, DeviceError>,
     },
+    /// Something happened to the packet filter.
+    Filter(FilterEvent),
     /// The operator wants these interfaces followed.
     Reconfigure(Vec<InterfaceRule>),
     /// The operator wants everything read anew.
@@ -175,6 +178,8 @@ pub enum Request {
         /// What shall change, in this order.
         changes: Arc<Vec<Change>>,
     },
+    /// Work for the packet filter's target.
+    Filter(FilterRequest),
     /// Remember the learned pinned prefixes of a device. Not answered.
     Remember {
         /// The device's name.
@@ -265,6 +270,64 @@ pub enum Notice {
     },
     /// Notifications were lost; everything is read again.
     Overrun,
+    /// The filter that an earlier daemon left was taken over; it had been in force all the time.
+    FilterAdopted {
+        /// Links that it is attached to.
+        links: usize,
+        /// Sources in its tries.
+        sources: usize,
+    },
+    /// The filter cannot do what it shall; tried again later.
+    FilterFailed {
+        /// Why.
+        error: FilterError,
+    },
+    /// The filter is in force on a link.
+    FilterInForce {
+        /// The interface.
+        interface: String,
+        /// How packets are looked at.
+        hook: HookKind,
+    },
+    /// The filter is not in force on a link.
+    FilterNotInForce {
+        /// The interface.
+        interface: String,
+        /// Why.
+        error: FilterError,
+    },
+    /// Somebody had detached the filter from a link; it was attached again.
+    FilterReattached {
+        /// The interface.
+        interface: String,
+    },
+    /// The maps refused sources; tried again later.
+    FilterRefused {
+        /// How many.
+        entries: usize,
+        /// One of them.
+        example: Prefix,
+        /// Error number.
+        errno: i32,
+    },
+    /// An audit found that somebody else changed the maps.
+    FilterDrift {
+        /// How many sources differed.
+        entries: usize,
+    },
+    /// There are more peers than the maps have room for: what the others send is dropped.
+    FilterRoom {
+        /// How many have no place.
+        peers: usize,
+    },
+    /// The AllowedIPs of a dedicated link were opened, because the filter is in force, or are
+    /// about to be closed, because it is not.
+    Door {
+        /// The interface.
+        interface: String,
+        /// Opened.
+        open: bool,
+    },
 }
 
 /// What comes out of the core.

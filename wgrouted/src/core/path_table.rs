@@ -15,6 +15,13 @@ use super::route::Path;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathId(pub(super) u32);
 
+impl PathId {
+    /// As an index.
+    pub(super) fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     path: Path,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
 use super::{
+    filter::rule::PeerFilter,
     peer::{PeerIdx, PublicKey},
     prefix::Prefix,
     rule::{Match, PeerRule},
@@ -41,6 +42,8 @@ pub struct Peer {
     pub pinned: BTreeSet<Prefix>,
     /// Tags of routes that belong to it.
     pub matches: Vec<Match>,
+    /// How it is filtered, if not as its link says.
+    pub filter: Option<PeerFilter>,
     origin: Origin,
 }
 
@@ -72,6 +75,7 @@ impl Peers {
             if !rules.iter().any(|rule| rule.public_key == peer.public_key) {
                 peer.name = peer.public_key.to_string();
                 peer.matches.clear();
+                peer.filter = None;
                 if peer.origin == Origin::Configured {
                     // Its own addresses stay its own until the device shows otherwise.
                     peer.origin = Origin::Learned;
@@ -83,6 +87,7 @@ impl Peers {
             let peer = &mut self.list[idx.0 as usize];
             peer.name.clone_from(&rule.name);
             peer.matches.clone_from(&rule.matches);
+            peer.filter.clone_from(&rule.filter);
             match &rule.pinned {
                 Some(pinned) => {
                     peer.pinned = pinned.iter().copied().collect();
@@ -104,6 +109,7 @@ impl Peers {
                 present: false,
                 pinned: BTreeSet::new(),
                 matches: Vec::new(),
+                filter: None,
                 origin: Origin::Learned,
             });
             Arc::make_mut(&mut self.keys).push(public_key);

@@ -117,6 +117,8 @@ pub struct PeerRow {
     pub present: bool,
     /// Its own tunnel addresses.
     pub pinned: Vec<Prefix>,
+    /// Whether AllowedIPs that it gets by other hands still count as its own.
+    pub learning: bool,
     /// AllowedIPs on the device.
     pub allowed_ips: usize,
 }
@@ -273,6 +275,7 @@ impl Engine {
                 public_key: peer.public_key,
                 present: peer.present,
                 pinned: peer.pinned.iter().copied().collect(),
+                learning: peer.present && interface.peers().is_learning(idx),
                 allowed_ips: held[idx.0 as usize],
             }));
         }

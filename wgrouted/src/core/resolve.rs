@@ -133,7 +133,8 @@ impl Assigner<'_> {
         here.map(|hop| Leg { hop, claim: self.assign(path, &hop) }).collect()
     }
 
-    fn assign(&self, path: &Path, hop: &ResolvedHop) -> HopClaim {
+    /// The peer of one hop that leaves by the interface.
+    pub fn assign(&self, path: &Path, hop: &ResolvedHop) -> HopClaim {
         if let Some((peer, entry)) = self.tagged(path, hop) {
             return self.present(peer, Rule::Match(entry));
         }

@@ -1,6 +1,6 @@
-//! One daemon an interface.
+//! One daemon an interface, and one that filters in a network namespace.
 //!
-//! Here lives [`InterfaceLock`]. The lock is an abstract Unix socket: such names belong to a
+//! Here lives [`Lock`]. It is an abstract Unix socket: such names belong to a
 //! network namespace, as interfaces do, and the kernel frees them when their process ends, so
 //! there is nothing to go stale.
 
@@ -13,12 +13,15 @@ use std::{
     },
 };
 
-/// As long as it lives, no other daemon follows the interface.
+/// As long as it lives, no other daemon follows the interface, or filters.
 #[derive(Debug)]
-pub struct InterfaceLock {
-    interface: String,
+pub struct Lock {
+    name: String,
     _listener: UnixListener,
 }
+
+/// The filter's name among the locks. No interface has a slash in its name.
+const FILTER: &str = "/filter";
 
 /// Why an interface could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -34,37 +37,55 @@ pub enum LockError {
         /// The other daemon.
         process: Option<i32>,
     },
+    /// Another daemon filters.
+    #[error(
+        "another wgrouted (process {}) filters packets in this network namespace: put all filtered \
+         interfaces into one configuration", .0.map_or("unknown".to_owned(), |pid| pid.to_string())
+    )]
+    FilterHeld(Option<i32>),
     /// The system refused.
-    #[error("cannot lock interface {interface}: {source}")]
+    #[error("cannot lock {name}: {source}")]
     System {
-        /// The interface.
-        interface: String,
+        /// What: an interface, or the filter.
+        name: String,
         /// Why.
         source: io::Error,
     },
 }
 
-impl InterfaceLock {
+impl Lock {
     /// Locks an interface of the calling process's network namespace.
-    pub fn acquire(interface: &str) -> Result<Self, LockError> {
-        let system = |source| LockError::System { interface: interface.to_owned(), source };
-        let address =
-            SocketAddr::from_abstract_name(format!("wgrouted/{interface}")).map_err(system)?;
+    pub fn interface(interface: &str) -> Result<Self, LockError> {
+        Lock::acquire(interface)?
+            .map_err(|process| LockError::Held { interface: interface.to_owned(), process })
+    }
+
+    /// Locks the packet filter of the calling process's network namespace.
+    pub fn filter() -> Result<Self, LockError> {
+        Lock::acquire(FILTER)?.map_err(LockError::FilterHeld)
+    }
+
+    /// The lock, or the process that has it.
+    fn acquire(name: &str) -> Result<Result<Self, Option<i32>>, LockError> {
+        let system = |source| LockError::System { name: name.to_owned(), source };
+        let address = SocketAddr::from_abstract_name(format!("wgrouted/{name}")).map_err(system)?;
         match UnixListener::bind_addr(&address) {
-            Ok(listener) => {
-                Ok(InterfaceLock { interface: interface.to_owned(), _listener: listener })
+            Ok(listener) => Ok(Ok(Lock { name: name.to_owned(), _listener: listener })),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Ok(Err(UnixStream::connect_addr(&address).ok().and_then(|peer| owner(&peer))))
             }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(LockError::Held {
-                interface: interface.to_owned(),
-                process: UnixStream::connect_addr(&address).ok().and_then(|peer| owner(&peer)),
-            }),
             Err(error) => Err(system(error)),
         }
     }
 
-    /// The interface that is locked.
-    pub fn interface(&self) -> &str {
-        &self.interface
+    /// Whether it is the filter's.
+    pub fn is_filter(&self) -> bool {
+        self.name == FILTER
+    }
+
+    /// The interface that is locked, or what stands for the filter.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -92,10 +113,10 @@ mod tests {
     #[test]
     fn a_second_lock_names_the_holder_and_the_first_ends_with_its_owner() {
         let name = format!("test{}", std::process::id());
-        let first = InterfaceLock::acquire(&name).unwrap();
-        let error = InterfaceLock::acquire(&name).unwrap_err();
+        let first = Lock::interface(&name).unwrap();
+        let error = Lock::interface(&name).unwrap_err();
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
-        InterfaceLock::acquire(&name).unwrap();
+        Lock::interface(&name).unwrap();
     }
 }

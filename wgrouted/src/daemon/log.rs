@@ -4,9 +4,12 @@
 //! `prefix`. Levels: error = the operator must act; warn = we repaired or wait; info = a peer or
 //! an interface changed its state; debug = each request.
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
-use crate::core::event::{Notice, Output, Request};
+use crate::core::{
+    event::{Notice, Output, Request},
+    filter::table::FilterRequest,
+};
 
 /// Refused changes told one by one per round; a full table of them would drown everything else.
 const REFUSED_SHOWN: usize = 5;
@@ -44,11 +47,61 @@ fn trace_request(request: &Request) {
         Request::Remember { name, pins, .. } => {
             debug!(interface = name, peers = pins.len(), "remembering pinned prefixes");
         }
+        Request::Filter(request) => trace_filter(request),
+    }
+}
+
+fn trace_filter(request: &FilterRequest) {
+    match request {
+        FilterRequest::Open { .. } => debug!("opening the filter's maps"),
+        FilterRequest::Apply { changes, token } => {
+            debug!(token, changes = changes.len(), "changing the filter's maps");
+        }
+        // Once a second.
+        FilterRequest::Attach { links, token } => {
+            trace!(token, links = links.len(), "looking after the filter's programs");
+        }
+        FilterRequest::Dump { token } => debug!(token, "reading the filter's maps"),
+        FilterRequest::Remove { .. } => debug!("removing the filter"),
     }
 }
 
 fn tell(notice: Notice) {
     match notice {
+        Notice::FilterAdopted { links, sources } => {
+            info!(links, sources, "filter adopted as an earlier daemon left it in force");
+        }
+        Notice::FilterFailed { error } => error!(%error, "the filter failed; trying again"),
+        Notice::FilterInForce { interface, hook } => {
+            info!(interface, ?hook, "the filter is in force");
+        }
+        Notice::FilterNotInForce { interface, error } => {
+            error!(interface, %error, "the filter is not in force");
+        }
+        Notice::FilterReattached { interface } => {
+            warn!(interface, "somebody else detached the filter; it was attached again");
+        }
+        Notice::FilterRefused { entries, example, errno } => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            warn!(entries, prefix = %example, %error, "the filter's maps refused sources; trying \
+                again later (if they are full: raise `ipv4_sources` or `ipv6_sources`)");
+        }
+        Notice::FilterDrift { entries } => {
+            warn!(entries, "somebody else changed the filter's maps; repairing them");
+        }
+        Notice::FilterRoom { peers } => {
+            error!(
+                peers,
+                "the filter has no room for all peers, and drops what the others send: \
+                raise `peers` in [filter]"
+            );
+        }
+        Notice::Door { interface, open: true } => {
+            info!(interface, "the filter is in force; opening the peer's AllowedIPs");
+        }
+        Notice::Door { interface, open: false } => {
+            error!(interface, "the filter is not in force; closing the peer's AllowedIPs");
+        }
         Notice::Waiting { interface } => {
             warn!(interface, "the interface does not exist; waiting for it");
         }

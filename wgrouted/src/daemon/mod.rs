@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    lock::{InterfaceLock, LockError},
+    lock::{Lock, LockError},
     memory::Memory,
     privilege::PrivilegeError,
     recording::Recorder,
@@ -35,10 +35,20 @@ use self::{
 };
 use crate::{
     config::{Config, ConfigErrors, Source},
-    core::{device::DeviceError, engine::Engine, event::Event, route::LinkKind, time::Time},
+    core::{
+        device::DeviceError,
+        engine::Engine,
+        event::Event,
+        filter::table::FilterEvent,
+        route::{Link, LinkKind},
+        time::Time,
+    },
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
-    target::wireguard::{KernelWireguard, WgError},
+    target::{
+        filter::{FilterTarget, KernelFilter},
+        wireguard::{KernelWireguard, WgError},
+    },
 };
 
 /// How long a shutdown may take that removes what is ours (`on_exit = "remove"`).
@@ -147,7 +157,7 @@ struct Daemon {
     engine: Engine,
     started: Instant,
     source: Source,
-    locks: Vec<InterfaceLock>,
+    locks: Vec<Lock>,
     workers: Workers,
     events: mpsc::Receiver<Event>,
     questions: mpsc::Receiver<Question>,
@@ -177,6 +187,7 @@ impl Daemon {
         }
         let mut dumper = Dumper::open()?;
         check_kinds(&config, &mut dumper)?;
+        remove_leftovers(&config, &mut dumper)?;
 
         let recorder = match &options.record {
             None => None,
@@ -187,20 +198,27 @@ impl Daemon {
         };
         let socket = runtime_dir.join(SOCKET);
         let listener = http::listen(&socket)?;
-        privilege::keep_only_what_is_needed()?;
+        privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
 
         let (event_sender, events) = mpsc::channel(workers::CHANNEL);
         let (question_sender, questions) = mpsc::channel(8);
         let memory = Memory::new(runtime_dir);
-        let workers = Workers::start(monitor, dumper, memory, &event_sender)?;
-        let desk = Desk::new(question_sender, event_sender);
+        let workers = Workers::start(
+            monitor,
+            dumper,
+            memory,
+            KernelFilter::new(&config.filter.directory),
+            &event_sender,
+        )?;
+        let desk = Desk::new(question_sender, event_sender, config.filter.directory.clone());
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, desk).await {
                 error!(%error, "the control socket is no longer served");
             }
         });
         let signals = "cannot handle signals";
-        Ok(Daemon {
+        let filter_rule = config.filter_rule();
+        let mut daemon = Daemon {
             engine: Engine::new(config.interfaces, config.daemon.resync_interval),
             started: Instant::now(),
             source: options.source.clone(),
@@ -214,7 +232,9 @@ impl Daemon {
             interrupt: signal(SignalKind::interrupt()).map_err(system(signals))?,
             socket,
             ready: false,
-        })
+        };
+        daemon.handle(Event::Filter(FilterEvent::Configure(filter_rule)));
+        Ok(daemon)
     }
 
     fn now(&self) -> Time {
@@ -240,7 +260,9 @@ impl Daemon {
             }
             let deadline = self.engine.deadline().map(|at| at.since(self.now()));
             let closing = stop_by.map(|limit| limit.saturating_duration_since(Instant::now()));
-            let wait = deadline.into_iter().chain(watchdog).chain(closing).min();
+            // Counted from the last sign of life: events in between must not put the next one off.
+            let pulse = watchdog.map(|interval| interval.saturating_sub(alive.elapsed()));
+            let wait = deadline.into_iter().chain(pulse).chain(closing).min();
             let timer = async {
                 match wait {
                     Some(wait) => sleep(wait).await,
@@ -312,21 +334,50 @@ impl Daemon {
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);
-        self.locks.retain(|lock| configured(lock.interface()));
+        // The filter's stays: an engine that filters no more may still be removing what was there.
+        self.locks.retain(|lock| lock.is_filter() || configured(lock.name()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
+        // The rules first: interfaces name policies.
+        self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));
     }
 }
 
-/// Locks the interfaces that are not locked yet.
-fn lock_all(locks: &mut Vec<InterfaceLock>, config: &Config) -> Result<(), LockError> {
+/// Locks what is not locked yet.
+fn lock_all(locks: &mut Vec<Lock>, config: &Config) -> Result<(), LockError> {
     let mut fresh = Vec::new();
     for rule in &config.interfaces {
-        if !locks.iter().any(|lock| lock.interface() == rule.name) {
-            fresh.push(InterfaceLock::acquire(&rule.name)?);
+        if !locks.iter().any(|lock| lock.name() == rule.name) {
+            fresh.push(Lock::interface(&rule.name)?);
         }
     }
+    if config.filter_rule().is_some() && !locks.iter().any(Lock::is_filter) {
+        fresh.push(Lock::filter()?);
+    }
     locks.append(&mut fresh);
+    Ok(())
+}
+
+/// An earlier daemon's filter goes if nobody is filtered any more, and if it was on our interfaces.
+fn remove_leftovers(config: &Config, dumper: &mut Dumper) -> Result<(), RunError> {
+    let mut filter = KernelFilter::new(&config.filter.directory);
+    if config.filter_rule().is_some() {
+        return Ok(());
+    }
+    let links = dumper.links()?;
+    let removed = filter.devices().and_then(|devices| {
+        let ours = |link: &Link| config.interfaces.iter().any(|rule| rule.name == link.name);
+        let mut found = links.iter().filter(|link| devices.contains(&link.index));
+        if !found.any(ours) || Lock::filter().is_err() {
+            return Ok(false);
+        }
+        filter.remove().map(|()| true)
+    });
+    match removed {
+        Ok(true) => info!("removed the filter of an earlier daemon: no interface is filtered"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "an earlier daemon's filter may still be in force"),
+    }
     Ok(())
 }
 

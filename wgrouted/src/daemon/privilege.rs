@@ -1,4 +1,4 @@
-//! The one capability that the daemon needs.
+//! The capabilities that the daemon needs: one, and two more where it filters packets.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
@@ -16,6 +16,10 @@ pub enum PrivilegeError {
     System(#[from] caps::errors::CapsError),
 }
 
+/// What loading programs and holding maps needs; the second because the kernel's verifier allows
+/// less to those who have only the first (`bpf_allow_ptr_leaks`, include/linux/bpf.h).
+const FILTER: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+
 /// Fails unless the calling thread may change the network.
 pub fn require() -> Result<(), PrivilegeError> {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN)? {
@@ -24,9 +28,14 @@ pub fn require() -> Result<(), PrivilegeError> {
     }
 }
 
-/// Drops every other capability of the calling thread and of the threads that it will start.
-pub fn keep_only_what_is_needed() -> Result<(), PrivilegeError> {
-    let needed = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
+/// Drops every other capability of the calling thread and of the threads that it will start. What
+/// the packet filter would need is kept if it is there; without it the filter says so itself.
+pub fn keep_only_what_is_needed(filter: bool) -> Result<(), PrivilegeError> {
+    let mut needed = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
+    if filter {
+        let held = caps::read(None, CapSet::Permitted)?;
+        needed.extend(FILTER.into_iter().filter(|capability| held.contains(capability)));
+    }
     caps::clear(None, CapSet::Ambient)?;
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &needed)?;

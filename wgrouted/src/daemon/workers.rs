@@ -24,11 +24,15 @@ use crate::{
     core::{
         device::{Device, DeviceError},
         event::{Event, InterfaceId, Request, Scope, SyncPart},
+        filter::table::{FilterEvent, FilterRequest},
         peers::RememberedPins,
         route::IfIndex,
     },
     source::rtnetlink::{self, Dumper, Knocker, Monitor, Wake},
-    target::wireguard::{Batch, KernelWireguard, WgError, WireguardTarget},
+    target::{
+        filter::FilterTarget,
+        wireguard::{Batch, KernelWireguard, WgError, WireguardTarget},
+    },
 };
 
 /// Routes that may be on their way to the engine at once are bounded by this many chunks.
@@ -39,6 +43,7 @@ pub const CHANNEL: usize = 64;
 pub struct Workers {
     network: std_mpsc::Sender<Request>,
     wireguard: std_mpsc::Sender<Request>,
+    filter: std_mpsc::Sender<FilterRequest>,
     /// The latest dump asked for: older ones are cut short.
     epoch: Arc<AtomicU64>,
 }
@@ -50,12 +55,14 @@ impl Workers {
         mut monitor: Monitor,
         dumper: Dumper,
         memory: Memory,
+        filter: impl FilterTarget + Send + 'static,
         events: &mpsc::Sender<Event>,
     ) -> Result<Workers, RunError> {
         let knocker = monitor.knocker()?;
         let epoch = Arc::new(AtomicU64::new(0));
         let (network, network_requests) = std_mpsc::channel();
         let (wireguard, wireguard_requests) = std_mpsc::channel();
+        let (filter_sender, filter_requests) = std_mpsc::channel();
         spawn("monitor", {
             let events = events.clone();
             move || listen(monitor, &events)
@@ -68,7 +75,11 @@ impl Workers {
             let events = events.clone();
             move || Wireguard::new(memory).serve(&wireguard_requests, &events)
         })?;
-        Ok(Workers { network, wireguard, epoch })
+        spawn("filter", {
+            let events = events.clone();
+            move || serve_filter(filter, &filter_requests, &events)
+        })?;
+        Ok(Workers { network, wireguard, filter: filter_sender, epoch })
     }
 
     /// Hands over a request. Its answer comes as an event.
@@ -81,7 +92,10 @@ impl Workers {
             _ => &self.wireguard,
         };
         // A thread that is gone has said why; the daemon ends with it.
-        let _ = to.send(request);
+        let _ = match request {
+            Request::Filter(request) => self.filter.send(request).is_ok(),
+            request => to.send(request).is_ok(),
+        };
     }
 }
 
@@ -165,6 +179,38 @@ pub fn dump_network(
     Ok(())
 }
 
+/// Answers the filter's requests until the daemon ends.
+fn serve_filter(
+    mut target: impl FilterTarget,
+    requests: &std_mpsc::Receiver<FilterRequest>,
+    events: &mpsc::Sender<Event>,
+) {
+    while let Ok(request) = requests.recv() {
+        let started = Instant::now();
+        let event = match request {
+            FilterRequest::Open { token, plan } => {
+                FilterEvent::Opened { token, result: target.open(&plan) }
+            }
+            FilterRequest::Apply { token, changes } => {
+                FilterEvent::Applied { token, result: target.apply(&changes) }
+            }
+            FilterRequest::Attach { token, links } => {
+                FilterEvent::Attached { token, links: target.attach(&links) }
+            }
+            FilterRequest::Dump { token } => {
+                let result = target.dump();
+                FilterEvent::Dumped { token, cost: started.elapsed(), result }
+            }
+            FilterRequest::Remove { token } => {
+                FilterEvent::Removed { token, result: target.remove() }
+            }
+        };
+        if events.blocking_send(Event::Filter(event)).is_err() {
+            return;
+        }
+    }
+}
+
 /// Devices and what is remembered of them.
 #[derive(Debug)]
 pub struct Wireguard {
@@ -225,7 +271,7 @@ impl Wireguard {
                 }
                 None
             }
-            Request::Sync { .. } => None,
+            Request::Sync { .. } | Request::Filter(_) => None,
         }
     }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Method, Request, StatusCode, body::Bytes};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -59,7 +62,33 @@ impl Client {
         self.request(Method::POST, resource).await
     }
 
+    /// Asks for a resource without end, and hands over each piece as it comes.
+    pub async fn follow(
+        &self,
+        resource: &str,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<io::Result<()>, ClientError> {
+        let mut body = self.open(Method::GET, resource).await?;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error))?;
+            if let Some(Err(error)) = frame.data_ref().map(|data| take(data)) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     async fn request(&self, method: Method, resource: &str) -> Result<Bytes, ClientError> {
+        let body = self.open(method, resource).await?;
+        Ok(body.collect().await.map_err(|error| self.broken(&error))?.to_bytes())
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> ClientError {
+        ClientError::Broken { path: self.path.clone(), reason: error.to_string() }
+    }
+
+    /// The body of a resource, once the daemon has agreed to answer.
+    async fn open(&self, method: Method, resource: &str) -> Result<Incoming, ClientError> {
         let path = || self.path.clone();
         let stream = UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -68,25 +97,24 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::Denied(path()),
             _ => ClientError::Broken { path: path(), reason: error.to_string() },
         })?;
-        let broken =
-            |error: hyper::Error| ClientError::Broken { path: path(), reason: error.to_string() };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let driver = tokio::spawn(connection);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(resource)
             .header(hyper::header::HOST, "wgrouted")
             .body(Empty::<Bytes>::new())
-            .map_err(|error| ClientError::Broken { path: path(), reason: error.to_string() })?;
-        let response = sender.send_request(request).await.map_err(broken)?;
+            .map_err(|error| self.broken(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        driver.abort();
+        let body = response.into_body();
         if status.is_success() {
             return Ok(body);
         }
-        Err(ClientError::Refused(refusal(status, &body)))
+        let text = body.collect().await.map_err(|error| self.broken(&error))?.to_bytes();
+        Err(ClientError::Refused(refusal(status, &text)))
     }
 }
 

@@ -21,7 +21,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, sync::mpsc, task};
 
-use super::{Desk, Stopping};
+use super::{Desk, Stopping, filter};
 use crate::core::engine::Engine;
 
 /// Rows written in one piece.
@@ -75,6 +75,9 @@ pub async fn serve(listener: UnixListener, desk: Desk) -> io::Result<()> {
         .route("/v1/unresolved", get(unresolved))
         .route("/v1/shadowed", get(shadowed))
         .route("/v1/explain", get(explain))
+        .route("/v1/filter", get(filter::show))
+        .route("/v1/filter/test", get(filter::test))
+        .route("/v1/filter/samples", get(filter::samples))
         .route("/v1/resync", post(resync))
         .with_state(desk);
     axum::serve(listener, router).await
@@ -82,8 +85,8 @@ pub async fn serve(listener: UnixListener, desk: Desk) -> io::Result<()> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Selection {
-    interface: Option<String>,
+pub(super) struct Selection {
+    pub(super) interface: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -94,9 +97,11 @@ struct Address {
 }
 
 /// Why a question has no answer.
-enum Failure {
+pub(super) enum Failure {
     Stopping(Stopping),
     UnknownInterface(String),
+    NotFiltered(String),
+    Wrong(String),
 }
 
 impl From<Stopping> for Failure {
@@ -112,6 +117,12 @@ impl IntoResponse for Failure {
             Failure::UnknownInterface(name) => {
                 (StatusCode::NOT_FOUND, format!("this daemon does not follow interface {name}"))
             }
+            Failure::NotFiltered(name) => {
+                let which = if name.is_empty() { "no interface".to_owned() } else { name };
+                let text = format!("{which} is filtered: add [interface.filter] and reload");
+                (StatusCode::NOT_FOUND, text)
+            }
+            Failure::Wrong(text) => (StatusCode::BAD_REQUEST, text),
         };
         (status, Json(serde_json::json!({ "error": error }))).into_response()
     }

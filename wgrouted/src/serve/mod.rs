@@ -4,9 +4,14 @@
 //! whatever takes long, such as writing a million rows as JSON, happens elsewhere.
 
 pub mod client;
+pub mod filter;
 pub mod http;
 
+use std::path::PathBuf;
+
 use tokio::sync::{mpsc, oneshot};
+
+use self::filter::Samples;
 
 use crate::core::{engine::Engine, event::Event};
 
@@ -21,6 +26,7 @@ pub type Question = Box<dyn FnOnce(&Engine) + Send>;
 pub struct Desk {
     questions: mpsc::Sender<Question>,
     events: mpsc::Sender<Event>,
+    samples: Samples,
 }
 
 /// The daemon is stopping.
@@ -29,9 +35,19 @@ pub struct Desk {
 pub struct Stopping;
 
 impl Desk {
-    /// A desk whose questions arrive at `questions`, and whose orders are `events`.
-    pub fn new(questions: mpsc::Sender<Question>, events: mpsc::Sender<Event>) -> Self {
-        Desk { questions, events }
+    /// A desk whose questions arrive at `questions`, and whose orders are `events`. Below `filter`
+    /// are the pins of the packet filter.
+    pub fn new(
+        questions: mpsc::Sender<Question>,
+        events: mpsc::Sender<Event>,
+        filter: PathBuf,
+    ) -> Self {
+        Desk { questions, events, samples: Samples::new(filter) }
+    }
+
+    /// Samples of what the packet filter drops.
+    pub(crate) fn samples(&self) -> &Samples {
+        &self.samples
     }
 
     /// Asks the engine.

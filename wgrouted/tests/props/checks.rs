@@ -44,7 +44,10 @@ impl Sim {
         }
         let name = &self.devices.get(&ifindex).map(|device| device.name.clone());
         let Some(name) = name else { return };
-        let rule = self.rules.iter().find(|rule| rule.name == *name).expect("configured");
+        // One that is no longer configured still removes what is its own.
+        let retiring = self.engine.interfaces().map(|interface| interface.rule());
+        let mut rules = self.rules.iter().chain(retiring);
+        let rule = rules.find(|rule| rule.name == *name).expect("configured");
         for change in changes {
             let pinned = rule
                 .peers

@@ -167,7 +167,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
     let matches = prop::collection::vec(entry, 0..2);
     let peer =
         (".{0,15}", key(), pinned, matches).prop_map(|(name, public_key, pinned, matches)| {
-            PeerRule { name, public_key, pinned, matches }
+            PeerRule { name, public_key, pinned, matches, filter: None }
         });
     let link = prop_oneof![Just(LinkMode::Auto), Just(LinkMode::Shared), Just(LinkMode::Dedicated)];
     let audit = prop_oneof![Just(Audit::Auto), duration().prop_map(Audit::Every), Just(Audit::Off)];
@@ -193,6 +193,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
                 on_exit,
                 audit,
                 peers,
+                filter: None,
             }
         })
 }

@@ -68,6 +68,7 @@ pub fn rule(name: &str) -> InterfaceRule {
         on_exit: OnExit::Keep,
         audit: Audit::Auto,
         peers: numbers.map(peer).collect(),
+        filter: None,
     }
 }
 

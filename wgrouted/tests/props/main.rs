@@ -22,6 +22,7 @@ mod loss;
 mod mirror;
 mod order;
 mod owners;
+mod policy;
 mod reconcile;
 mod regressions;
 

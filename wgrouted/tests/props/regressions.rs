@@ -1,6 +1,8 @@
 //! What the laws have caught, told as the shortest story.
 
-use wgrouted::core::event::Event;
+use std::time::Duration;
+
+use wgrouted::core::{event::Event, rule::OnExit};
 
 use crate::{
     domain::{self, MAIN, OTHER, Op, RouteSpec, To, key},
@@ -235,4 +237,48 @@ fn a_link_that_is_going_down_while_the_daemon_starts_is_looked_at_again() {
     sim.restart();
     sim.pass(5000);
     sim.check_mirror(&[MAIN, OTHER]);
+}
+
+#[test]
+fn a_table_is_forgotten_with_the_last_interface_that_followed_it() {
+    let mut rules = vec![domain::rule("wg0"), domain::rule("wg1")];
+    rules[0].tables = vec![MAIN];
+    rules[1].tables = vec![OTHER];
+    rules[1].on_exit = OnExit::Remove;
+    let mut sim = Sim::new(rules, world(true, false), Delays::none());
+    sim.pass(500);
+    let to = To::Hops(vec![(1, 5, 1)]);
+    let prefix = "10.0.0.0/27".parse().unwrap();
+    let spec = RouteSpec { prefix, table: OTHER, metric: 0, protocol: 12, to };
+    sim.change(|kernel| domain::apply(kernel, &Op::Route(Verb::Add, spec)));
+    sim.pass(100);
+    assert_eq!(sim.device("wg1").unwrap().table.get(&prefix), Some(&key(5)));
+    // It goes only when it has removed what is its own.
+    sim.delays = Delays(vec![50], 0);
+    let rules = vec![sim.rules[0].clone()];
+    sim.tell(Event::Reconfigure(rules));
+    sim.check_mirror(&[MAIN, OTHER]);
+    sim.pass(500);
+    assert_eq!(sim.device("wg1").unwrap().table.get(&prefix), None);
+    assert_eq!(sim.engine.interfaces().count(), 1);
+    sim.check_mirror(&[MAIN]);
+}
+
+#[test]
+fn what_a_failed_request_left_behind_is_not_learned() {
+    let mut rule = domain::rule("wg0");
+    rule.adopt = Duration::from_secs(10);
+    rule.peers.iter_mut().for_each(|peer| peer.pinned = None);
+    let mut sim = Sim::new(vec![rule], world(true, false), Delays::none());
+    let own = domain::pins(1);
+    sim.tamper("wg0", |device| own.iter().for_each(|pin| device.set(*pin, key(1))));
+    sim.pass(500);
+    sim.faults.push_back(Fault::HalfWay(1));
+    sim.change(|kernel| domain::apply(kernel, &route("10.0.0.0/27", MAIN, 1)));
+    sim.pass(20_000);
+    let prefix = "10.0.0.0/27".parse().unwrap();
+    assert_eq!(sim.device("wg0").unwrap().table.get(&prefix), Some(&key(1)));
+    let peers = sim.interface("wg0").peers();
+    let pinned = &peers.get(peers.find(&key(1)).unwrap()).pinned;
+    assert_eq!(pinned.iter().copied().collect::<Vec<_>>(), own);
 }

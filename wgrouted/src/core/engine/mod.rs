@@ -5,6 +5,7 @@
 //! interfaces that it concerns. Invariant: work is proportional to the change, except on the one
 //! recovery path, where tables are read.
 
+mod filtering;
 mod network;
 
 use std::{
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::{
     event::{Event, InterfaceId, Notice, Output, Scope},
+    filter::{Filter, table::FilterEvent},
     interface::{Interface, Network, Seen},
     nexthops::Nexthops,
     prefix::Family,
@@ -68,6 +70,9 @@ pub struct Engine {
     /// Which interfaces a path concerns, by path number and generation.
     concerns: Vec<Option<(u32, Concerned)>>,
     counters: Counters,
+    filter: Option<Filter>,
+    /// A filter that nobody is filtered by any more, but that is still there.
+    retired: Option<Filter>,
     out: Vec<Output>,
 }
 
@@ -92,6 +97,8 @@ impl Engine {
             sync: Sync::new(resync_interval),
             concerns: Vec::new(),
             counters: Counters::default(),
+            filter: None,
+            retired: None,
             out: Vec::new(),
         };
         engine.reconfigure(rules, Time::ZERO);
@@ -123,6 +130,11 @@ impl Engine {
         &self.counters
     }
 
+    /// The packet filter, if there is one.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.filter.as_ref()
+    }
+
     /// The network as interfaces see it.
     pub fn network(&self) -> Network<'_> {
         Network { rib: &self.rib, nexthops: &self.nexthops }
@@ -132,6 +144,7 @@ impl Engine {
     pub fn is_in_sync(&self) -> bool {
         self.objects_loaded
             && self.sync.is_idle()
+            && self.filter.as_ref().is_none_or(Filter::is_settled)
             && self
                 .interfaces
                 .values()
@@ -141,6 +154,7 @@ impl Engine {
     /// Whether nothing is left to do for a shutdown.
     pub fn is_closed(&self) -> bool {
         self.interfaces.values().all(Interface::is_closed)
+            && self.filter.as_ref().is_none_or(Filter::is_closed)
     }
 
     // ---- in ----
@@ -167,9 +181,18 @@ impl Engine {
                     interface.on_applied(token, result, now, &mut self.out);
                 }
             }
+            Event::Filter(FilterEvent::Configure(rule)) => self.configure_filter(rule, now),
+            Event::Filter(event) => {
+                if let Some(filter) = self.filter.as_mut().or(self.retired.as_mut()) {
+                    filter.on_event(event, now, &mut self.out);
+                }
+            }
             Event::Reconfigure(rules) => self.reconfigure(rules, now),
             Event::Resync => {
                 self.restart_sync(now);
+                if let Some(filter) = &mut self.filter {
+                    filter.resync(now);
+                }
                 for interface in self.interfaces.values_mut() {
                     interface.resync(now);
                 }
@@ -177,6 +200,9 @@ impl Engine {
             Event::Shutdown => {
                 for interface in self.interfaces.values_mut() {
                     interface.close(now);
+                }
+                if let Some(filter) = &mut self.filter {
+                    filter.close();
                 }
             }
         }
@@ -191,13 +217,21 @@ impl Engine {
             }
             self.out.push(Output::Request(request));
         }
+        self.poll_filter(now);
         for interface in self.interfaces.values_mut() {
             interface.poll(now, &mut self.out);
         }
         let closed = |id: &InterfaceId| self.interfaces.get(id).is_none_or(Interface::is_closed);
-        for id in self.retiring.iter().copied().filter(closed).collect::<Vec<_>>() {
-            self.retiring.remove(&id);
-            self.interfaces.remove(&id);
+        let gone: Vec<InterfaceId> = self.retiring.iter().copied().filter(closed).collect();
+        for id in &gone {
+            self.retiring.remove(id);
+            self.told.remove(id);
+            self.interfaces.remove(id);
+        }
+        if !gone.is_empty() {
+            self.concerns.clear();
+            // Of the tables that they alone followed nobody asks any more.
+            self.follow(now);
         }
         self.out.drain(..)
     }
@@ -205,7 +239,8 @@ impl Engine {
     /// When [`Engine::poll`] has something to do, if nothing happens before.
     pub fn deadline(&self) -> Option<Time> {
         let interfaces = self.interfaces.values().filter_map(Interface::deadline);
-        self.sync.deadline().into_iter().chain(interfaces).min()
+        let filter = self.filter.iter().chain(&self.retired).filter_map(Filter::deadline);
+        self.sync.deadline().into_iter().chain(interfaces).chain(filter).min()
     }
 
     // ---- configuration ----

@@ -91,7 +91,7 @@ impl Engine {
             concerned.extend(self.concerned(&prefix));
             concerned.sort_unstable();
             concerned.dedup();
-            self.update(&concerned, prefix, now);
+            self.update(&concerned, &[prefix], now);
         }
     }
 
@@ -101,13 +101,14 @@ impl Engine {
         self.sync.require(Scope { family, table: Some(table), oif: None }, now + AMBIGUOUS);
     }
 
-    fn update(&mut self, concerned: &[InterfaceId], prefix: Prefix, now: Time) {
+    fn update(&mut self, concerned: &[InterfaceId], prefixes: &[Prefix], now: Time) {
         let net = Network { rib: &self.rib, nexthops: &self.nexthops };
         for id in concerned {
             if let Some(interface) = self.interfaces.get_mut(id) {
-                interface.update(net, prefix, now);
+                prefixes.iter().for_each(|prefix| interface.update(net, *prefix, now));
             }
         }
+        self.update_filter(concerned, prefixes, now);
     }
 
     /// The interfaces that a prefix's routes lead out of.
@@ -225,10 +226,11 @@ impl Engine {
         for interface in self.interfaces.values_mut() {
             interface.forget_claims();
         }
-        let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
-        for prefix in prefixes {
-            self.update(&all, *prefix, now);
+        if let Some(filter) = &mut self.filter {
+            filter.forget_meanings();
         }
+        let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
+        self.update(&all, prefixes, now);
     }
 
     // ---- reading the network ----
@@ -315,16 +317,18 @@ impl Engine {
     }
 
     fn routes_changed(&mut self, changed: &Changed, now: Time) {
-        let net = Network { rib: &self.rib, nexthops: &self.nexthops };
-        for interface in self.interfaces.values_mut() {
-            match changed {
-                // Half of the table or all of it: one sweep is cheaper.
-                Changed::Some(prefixes) if prefixes.len() <= net.rib.len() / 2 => {
-                    for prefix in prefixes {
-                        interface.update(net, *prefix, now);
-                    }
+        let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
+        match changed {
+            // Half of the table or all of it: one sweep is cheaper.
+            Changed::Some(prefixes) if prefixes.len() <= self.rib.len() / 2 => {
+                self.update(&all, prefixes, now);
+            }
+            _ => {
+                let net = Network { rib: &self.rib, nexthops: &self.nexthops };
+                for interface in self.interfaces.values_mut() {
+                    // The filter notices by the interfaces' revisions.
+                    interface.evaluate_all(net, now);
                 }
-                _ => interface.evaluate_all(net, now),
             }
         }
     }

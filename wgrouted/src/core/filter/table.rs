@@ -3,12 +3,12 @@
 //! Here live the messages between the filter's state machine and the target that holds the maps.
 //! The words in them are those of [`ebpf_xdp::layout`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ebpf_xdp::layout;
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Hook, Sizes};
+use super::rule::{FilterRule, Hook, Sizes};
 use crate::core::{peer::PublicKey, prefix::Prefix, route::IfIndex};
 
 /// Key of an entry in the tries of sources.
@@ -154,4 +154,85 @@ pub struct FilterReport {
 pub struct FilterError {
     /// The line.
     pub message: String,
+}
+
+/// What the filter wants of its target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilterRequest {
+    /// Open or adopt the maps. Answered by [`FilterEvent::Opened`].
+    Open {
+        /// Number to answer with.
+        token: u64,
+        /// What they shall be.
+        plan: FilterPlan,
+    },
+    /// Change the maps. Answered by [`FilterEvent::Applied`].
+    Apply {
+        /// Number to answer with.
+        token: u64,
+        /// The changes, in this order.
+        changes: Arc<Vec<FilterChange>>,
+    },
+    /// Have the programs attached to exactly these links. Answered by [`FilterEvent::Attached`].
+    Attach {
+        /// Number to answer with.
+        token: u64,
+        /// The links.
+        links: Vec<LinkPlan>,
+    },
+    /// Read the maps. Answered by [`FilterEvent::Dumped`].
+    Dump {
+        /// Number to answer with.
+        token: u64,
+    },
+    /// Leave nothing behind. Answered by [`FilterEvent::Removed`].
+    Remove {
+        /// Number to answer with.
+        token: u64,
+    },
+}
+
+/// What happens to the filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilterEvent {
+    /// The operator wants this; `None`: no filter.
+    Configure(Option<FilterRule>),
+    /// The answer to [`FilterRequest::Open`].
+    Opened {
+        /// The request's number.
+        token: u64,
+        /// What the maps hold.
+        result: Result<Contents, FilterError>,
+    },
+    /// The answer to [`FilterRequest::Apply`]. After an error any part may have been applied.
+    Applied {
+        /// The request's number.
+        token: u64,
+        /// How it went.
+        result: Result<FilterReport, FilterError>,
+    },
+    /// The answer to [`FilterRequest::Attach`].
+    Attached {
+        /// The request's number.
+        token: u64,
+        /// What became of each link.
+        links: Vec<LinkState>,
+    },
+    /// The answer to [`FilterRequest::Dump`].
+    Dumped {
+        /// The request's number.
+        token: u64,
+        /// How long it took.
+        cost: Duration,
+        /// What the maps hold.
+        result: Result<Contents, FilterError>,
+    },
+    /// The answer to [`FilterRequest::Remove`].
+    Removed {
+        /// The request's number.
+        token: u64,
+        /// How it went.
+        result: Result<(), FilterError>,
+    },
 }

@@ -38,13 +38,13 @@ impl Interface {
         let report = match result {
             Ok(report) => report,
             Err(error) => {
-                self.in_doubt = true;
                 for change in changes.iter() {
                     if let Some(retry) = self.retries.get_mut(&change.prefix) {
                         retry.at = now + retry.wait;
                     }
                 }
                 self.land(&changes, now);
+                self.in_doubt = Some(changes);
                 return self.on_failure(error, now, out);
             }
         };
@@ -71,6 +71,7 @@ impl Interface {
             if let Some(slot) = self.slots.get_mut(&change.prefix) {
                 slot.set_have(change.new);
             }
+            self.note_moved(change.prefix);
         }
         self.land(&changes, now);
     }
@@ -172,7 +173,7 @@ impl Interface {
 
     /// Nothing is changed before all is known, and after a failure not before the next look.
     fn may_apply(&self) -> bool {
-        self.known && self.routes_ready && !self.in_doubt
+        self.known && self.routes_ready && self.in_doubt.is_none()
     }
 
     /// Sets, longest prefix first; once no set waits, removals, shortest first.

@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
+use hashbrown::HashSet;
+
 use super::{Busy, Interface, Network, enqueue};
 use crate::core::{
+    change::Change,
     device::{Device, DeviceError},
     event::{Notice, Output, Request},
     peer::PeerIdx,
@@ -57,13 +60,13 @@ impl Interface {
         };
         self.counters.device_dumps += 1;
         let first = !std::mem::replace(&mut self.known, true);
-        let in_doubt = std::mem::take(&mut self.in_doubt);
+        let in_doubt = self.in_doubt.take();
         let keys = device.peers.iter().map(|peer| peer.public_key);
         let sighting = self.peers.sight(keys, remembered, now + self.rule.adopt);
         let owners: Vec<PeerIdx> =
             device.peers.iter().filter_map(|peer| self.peers.find(&peer.public_key)).collect();
 
-        let learned = self.learn(&device, &owners);
+        let learned = self.learn(&device, &owners, in_doubt.as_deref());
         self.peers.end_learning(now);
         let drift = self.install(&device, &owners, now);
         let peers_changed = sighting != Default::default();
@@ -85,21 +88,36 @@ impl Interface {
                 pinned: self.peers.pins().count(),
             }));
         } else {
-            self.report(&sighting, drift.filter(|_| !in_doubt), out);
+            self.report(&sighting, drift.filter(|_| in_doubt.is_none()), out);
         }
         // A look that was asked for while this one was under way is still to come.
         self.next_dump = self.next_dump.into_iter().chain(self.next_audit(cost, now)).min();
     }
 
-    /// Takes what a new peer holds for its own, unless we put it there.
-    fn learn(&mut self, device: &Device, owners: &[PeerIdx]) -> bool {
+    /// Takes what a new peer holds for its own, unless we put it there, or may have: `in_doubt`
+    /// are the changes of a request that failed.
+    fn learn(
+        &mut self,
+        device: &Device,
+        owners: &[PeerIdx],
+        in_doubt: Option<&Vec<Change>>,
+    ) -> bool {
         if !self.peers.any_learning() {
             return false;
         }
+        let in_doubt = in_doubt.into_iter().flatten();
+        let ours: HashSet<(Prefix, Option<PeerIdx>)> =
+            in_doubt.map(|change| (change.prefix, change.new)).collect();
         let mut learned = false;
         for (prefix, position) in &device.allowed_ips {
             let owner = owners[position.0 as usize];
-            let synced = || self.slots.get(prefix).is_some_and(|slot| slot.have() == Some(owner));
+            if prefix.is_default() && self.has_doors() {
+                continue;
+            }
+            let synced = || {
+                self.slots.get(prefix).is_some_and(|slot| slot.have() == Some(owner))
+                    || ours.contains(&(*prefix, Some(owner)))
+            };
             if self.peers.is_learning(owner) && !synced() {
                 learned |= self.peers.learn(owner, *prefix);
             }
@@ -122,6 +140,7 @@ impl Interface {
             |prefix: &Prefix| peers.pinned_at(prefix).is_some() || managed.contains(prefix);
         let due = now + self.rule.delete_hold;
         let mut drift: Option<(usize, Prefix)> = None;
+        let mut moved = Vec::new();
         let mut drifted = |prefix| {
             drift = Some((drift.map_or(1, |(count, _)| count + 1), prefix));
         };
@@ -132,6 +151,7 @@ impl Interface {
             slot.set_seen(true);
             if slot.have() != owner {
                 slot.set_have(owner);
+                moved.push(*prefix);
                 match peers.pinned_at(prefix) {
                     // A pinned prefix at its place is no drift: a new peer brought it.
                     Some(_) if peers.pinned_at(prefix) == owner => {}
@@ -146,6 +166,7 @@ impl Interface {
             if !slot.is_seen() && slot.have().is_some() {
                 let left_with_its_peer = slot.have().is_some_and(|idx| !peers.get(idx).present);
                 slot.set_have(None);
+                moved.push(prefix);
                 if !left_with_its_peer && is_ours(&prefix) {
                     drifted(prefix);
                 }
@@ -164,6 +185,7 @@ impl Interface {
         self.slots = slots;
         self.queue = queue;
         self.installed = installed;
+        moved.into_iter().for_each(|prefix| self.note_moved(prefix));
         drift
     }
 

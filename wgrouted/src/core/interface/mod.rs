@@ -77,16 +77,30 @@ enum Busy {
     Apply(Arc<Vec<Change>>),
 }
 
+/// Whether the AllowedIPs of a link may be open to everything: the packet filter says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// It is not known yet: they stay as they are.
+    #[default]
+    Undecided,
+    /// The filter is in force.
+    Open,
+    /// The filter is not in force and will not be soon.
+    Closed,
+}
+
 /// The prefixes that are ours to add and remove.
 struct Managed<'a> {
     ranges: &'a [Prefix],
     dedicated: [bool; 2],
+    doors: bool,
 }
 
 impl Managed<'_> {
     fn contains(&self, prefix: &Prefix) -> bool {
-        !self.dedicated[prefix.family() as usize]
-            && self.ranges.iter().any(|range| range.covers(prefix))
+        self.doors && prefix.is_default()
+            || !self.dedicated[prefix.family() as usize]
+                && self.ranges.iter().any(|range| range.covers(prefix))
     }
 }
 
@@ -120,12 +134,18 @@ pub struct Interface {
     busy: Option<Busy>,
     /// Number of the latest request; answers to older ones are void.
     token: u64,
-    /// A request failed half way: what the device holds is not known.
-    in_doubt: bool,
+    /// A request failed half way: which of these changes the device made is not known.
+    in_doubt: Option<Arc<Vec<Change>>>,
     next_dump: Option<Time>,
     next_round: Time,
     retries: HashMap<Prefix, Retry>,
     counters: Counters,
+    vrf: Option<TableId>,
+    gate: Gate,
+    /// Counts what everything that rests on this interface must be worked out anew for.
+    revision: u64,
+    /// Prefixes whose installed owner changed, for the packet filter.
+    moved: Vec<Prefix>,
 }
 
 impl Interface {
@@ -151,12 +171,31 @@ impl Interface {
             announced: false,
             busy: None,
             token: 0,
-            in_doubt: false,
+            in_doubt: None,
             next_dump: None,
             next_round: Time::ZERO,
             retries: HashMap::new(),
             counters: Counters::default(),
+            vrf: None,
+            gate: Gate::Undecided,
+            revision: 0,
+            moved: Vec::new(),
         }
+    }
+
+    /// Its number in the engine.
+    pub fn id(&self) -> InterfaceId {
+        self.id
+    }
+
+    /// Grows whenever peers, pins, tables, rules or the link change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The VRF that the link belongs to.
+    pub fn vrf(&self) -> Option<TableId> {
+        self.vrf
     }
 
     /// The configuration.
@@ -247,7 +286,46 @@ impl Interface {
     }
 
     fn managed(&self) -> Managed<'_> {
-        Managed { ranges: &self.rule.managed, dedicated: Family::ALL.map(|f| self.is_dedicated(f)) }
+        Managed {
+            ranges: &self.rule.managed,
+            dedicated: Family::ALL.map(|f| self.is_dedicated(f)),
+            doors: self.has_doors(),
+        }
+    }
+
+    /// Whether 0.0.0.0/0 and ::/0 are ours to add once the filter is in force.
+    pub fn has_doors(&self) -> bool {
+        self.rule.filter.as_ref().is_some_and(|filter| filter.open)
+    }
+
+    /// The filter says whether the AllowedIPs may be open. Returns whether that is news.
+    pub fn set_gate(&mut self, gate: Gate, now: Time) -> bool {
+        let news = self.gate != gate && self.has_doors();
+        self.gate = gate;
+        if news && self.is_ready() && !self.closing {
+            for prefix in Family::ALL.map(Prefix::default_of) {
+                self.want(prefix, self.owner(&prefix, &Outcome::default()), now);
+            }
+        }
+        news
+    }
+
+    /// Whether no door is open, nor about to be opened.
+    pub fn is_shut(&self) -> bool {
+        let open = |prefix| self.slots.get(&prefix).is_some_and(|slot| !slot.is_void());
+        !self.has_doors() || !Family::ALL.map(Prefix::default_of).into_iter().any(open)
+    }
+
+    /// The prefixes whose installed owner changed since this was asked last, if the link is
+    /// filtered.
+    pub fn take_moved(&mut self) -> Vec<Prefix> {
+        std::mem::take(&mut self.moved)
+    }
+
+    fn note_moved(&mut self, prefix: Prefix) {
+        if self.rule.filter.is_some() {
+            self.moved.push(prefix);
+        }
     }
 
     /// The rules of assignment as they stand.
@@ -283,6 +361,13 @@ impl Interface {
     /// The wanted owner: the pin's, else the election's if the prefix is ours, else whatever is
     /// installed.
     fn owner(&self, prefix: &Prefix, outcome: &Outcome) -> Option<PeerIdx> {
+        if prefix.is_default() && self.has_doors() {
+            return match self.gate {
+                Gate::Open => self.peers.only(),
+                Gate::Closed => None,
+                Gate::Undecided => self.slots.get(prefix).and_then(|slot| slot.have()),
+            };
+        }
         if let Some(idx) = self.peers.pinned_at(prefix) {
             return self.peers.get(idx).present.then_some(idx);
         }
@@ -312,6 +397,7 @@ impl Interface {
         self.detach();
         self.ifindex = Some(ifindex);
         self.next_dump = Some(now);
+        self.revision += 1;
         true
     }
 
@@ -327,8 +413,11 @@ impl Interface {
         self.known = false;
         self.announced = false;
         self.busy = None;
-        self.in_doubt = false;
+        self.in_doubt = None;
         self.next_dump = None;
+        self.gate = Gate::Undecided;
+        self.moved.clear();
+        self.revision += u64::from(self.ifindex.is_some());
         self.peers.device_gone();
         self.ifindex.take().is_some()
     }
@@ -336,7 +425,8 @@ impl Interface {
     /// The VRF that the link belongs to, or none. Returns whether the followed tables changed.
     pub fn set_vrf(&mut self, vrf: Option<TableId>) -> bool {
         let tables = follow(&self.rule, vrf);
-        let changed = tables != self.tables;
+        let changed = tables != self.tables || vrf != self.vrf;
+        self.vrf = vrf;
         self.tables = tables;
         changed
     }
@@ -385,6 +475,7 @@ impl Interface {
 
     /// Everything that claims rest on may have changed: peers, pins, nexthop objects, rules.
     pub fn evaluate_all(&mut self, net: Network<'_>, now: Time) {
+        self.revision += 1;
         self.claims.clear();
         self.unresolved = PrefixMap::default();
         self.shadowed = PrefixMap::default();
@@ -392,7 +483,9 @@ impl Interface {
             return;
         }
         let pins: Vec<Prefix> = self.peers.pins().map(|(prefix, _)| prefix).collect();
-        for prefix in net.rib.iter().map(|(prefix, _)| prefix).chain(pins) {
+        let doors = self.has_doors().then(|| Family::ALL.map(Prefix::default_of));
+        let doors = doors.into_iter().flatten();
+        for prefix in net.rib.iter().map(|(prefix, _)| prefix).chain(pins).chain(doors) {
             self.update(net, prefix, now);
             if let Some(slot) = self.slots.get_mut(&prefix) {
                 slot.set_seen(true);

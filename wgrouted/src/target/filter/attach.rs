@@ -158,7 +158,8 @@ impl Attachments {
         Ok(())
     }
 
-    fn devices(&self) -> BTreeSet<IfIndex> {
+    /// The devices that something of ours is on.
+    pub(super) fn devices(&self) -> BTreeSet<IfIndex> {
         let links = self.links.keys().map(|(ifindex, _)| *ifindex);
         links.chain(self.classifiers.keys().copied()).collect()
     }

@@ -3,7 +3,7 @@
 //! Here lives [`KernelFilter`], which puts the parts together: pins, a generation of maps and
 //! programs, what writes the maps, what is attached. It decides nothing about packets.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     FilterTarget,
@@ -15,9 +15,14 @@ use super::{
     programs::Programs,
     sys,
 };
-use crate::core::filter::{
-    rule::Hook,
-    table::{Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState},
+use crate::core::{
+    filter::{
+        rule::Hook,
+        table::{
+            Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState,
+        },
+    },
+    route::IfIndex,
 };
 
 /// The filter. Of the network namespace of the thread that calls.
@@ -49,6 +54,15 @@ impl KernelFilter {
     /// The same with programs of another object file.
     pub fn with_object(directory: impl Into<PathBuf>, object: &'static [u8]) -> KernelFilter {
         KernelFilter { directory: directory.into(), object, open: None }
+    }
+
+    /// The devices that an earlier daemon's programs are attached to.
+    pub fn devices(&self) -> Result<BTreeSet<IfIndex>, FilterError> {
+        let pins = Pins::of(&self.directory)?;
+        if !pins.exist() {
+            return Ok(BTreeSet::new());
+        }
+        Ok(Attachments::read(pins.links())?.devices())
     }
 
     fn opened(&mut self) -> Result<&mut Open, FilterError> {

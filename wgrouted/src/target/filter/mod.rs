@@ -8,6 +8,7 @@ mod apply;
 mod attach;
 mod clsact;
 mod error;
+pub mod fake;
 mod generation;
 mod kernel;
 mod map;
@@ -21,7 +22,7 @@ mod tables;
 
 pub use kernel::KernelFilter;
 pub use pins::DIRECTORY;
-pub use read::{Count, Events, FilterReader, Room, Samples};
+pub use read::{Count, Events, FilterReader, Room, Samples, age_of};
 
 use crate::core::filter::table::{
     Contents, FilterChange, FilterError, FilterPlan, FilterReport, LinkPlan, LinkState,

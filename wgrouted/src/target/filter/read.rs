@@ -221,6 +221,11 @@ impl FilterReader {
     }
 }
 
+/// How long ago a time of the coarse monotonic clock was, such as a sample's.
+pub fn age_of(time: u64) -> Duration {
+    Duration::from_nanos(sys::coarse_monotonic().saturating_sub(time))
+}
+
 /// Samples of dropped packets, as they come. Readable when there are any: wait with
 /// `tokio::io::unix::AsyncFd` or poll(2).
 pub struct Samples {

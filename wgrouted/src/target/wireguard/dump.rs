@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Device, DevicePeer, GRAVEYARD,
+    Device, DevicePeer, GRAVEYARD, WgError,
+    answers::{Answers, Dumped},
     uapi::{
         Attributes, Malformed, WGALLOWEDIP_A_CIDR_MASK, WGALLOWEDIP_A_IPADDR, WGDEVICE_A_IFINDEX,
         WGDEVICE_A_IFNAME, WGDEVICE_A_LISTEN_PORT, WGDEVICE_A_PEERS, WGDEVICE_A_PUBLIC_KEY,
@@ -30,6 +31,25 @@ pub(super) struct Assembly {
     begun: bool,
     /// The peer that the last message ended with, whose list may go on in the next.
     last: Option<(PublicKey, Owner)>,
+}
+
+/// What the datagrams that answer a `WG_CMD_GET_DEVICE` request say: the device, or nothing if it
+/// changed meanwhile. `family` and `sequence` are those of the request.
+pub fn read_dump<'a>(
+    family: u16,
+    sequence: u32,
+    datagrams: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Option<Device>, WgError> {
+    let mut assembly = Assembly::default();
+    let mut answers = Answers::new(family, sequence);
+    for datagram in datagrams {
+        let read = answers.datagram(datagram, &mut |_, attributes| assembly.message(attributes));
+        let dumped = read.map_err(|error| WgError::from_genl(0, error))?;
+        if let Some(dumped) = dumped {
+            return Ok((dumped == Dumped::Whole).then(|| assembly.finish()));
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -379,6 +399,62 @@ mod tests {
             let _ = assemble(&messages);
             messages[0].truncate(end);
             let _ = assemble(&messages);
+        }
+    }
+
+    const FAMILY: u16 = 28;
+
+    /// The messages as the kernel sends them, a datagram each, and the end of the dump.
+    fn datagrams(messages: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let datagram = |kind: u16, payload: &[u8]| {
+            let length = 16 + payload.len() as u32;
+            let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[2, 0]];
+            [&header.concat(), &7u32.to_ne_bytes()[..], &[0; 4], payload].concat()
+        };
+        let answer = |message: &Vec<u8>| datagram(FAMILY, &[&[0; 4], &message[..]].concat());
+        let done = datagram(netlink_packet_core::NLMSG_DONE, &[0; 4]);
+        messages.iter().map(answer).chain([done]).collect()
+    }
+
+    fn read(datagrams: &[Vec<u8>]) -> Result<Option<Device>, WgError> {
+        read_dump(FAMILY, 7, datagrams.iter().map(Vec::as_slice))
+    }
+
+    proptest! {
+        #[test]
+        fn datagrams_are_read(lists in any_lists()) {
+            let mut datagrams = datagrams(&messages(&lists, 5, 2));
+            prop_assert_eq!(read(&datagrams).unwrap(), Some(device(&lists)));
+            // NLM_F_DUMP_INTR
+            datagrams[0][6] |= 0x10;
+            prop_assert_eq!(read(&datagrams).unwrap(), None);
+        }
+
+        #[test]
+        fn damaged_datagrams_are_survived(
+            lists in any_lists(),
+            damage in vec((any::<prop::sample::Index>(), 0..64usize, any::<u8>()), 1..10),
+            end in any::<prop::sample::Index>(),
+            joined: bool,
+        ) {
+            let mut datagrams = datagrams(&messages(&lists, 5, 2));
+            if joined {
+                datagrams = vec![datagrams.concat()];
+            }
+            for (which, at, byte) in damage {
+                let datagram = which.get(&datagrams).len();
+                let which = which.index(datagrams.len());
+                datagrams[which][at % datagram] = byte;
+            }
+            let _ = read(&datagrams);
+            let end = end.index(datagrams[0].len());
+            datagrams[0].truncate(end);
+            let _ = read(&datagrams);
+        }
+
+        #[test]
+        fn any_datagrams_are_survived(datagrams: Vec<Vec<u8>>) {
+            let _ = read(&datagrams);
         }
     }
 

@@ -1,7 +1,7 @@
 //! A generic netlink socket for requests: one at a time, each answered before the next.
 //!
-//! Here lives the exchange of datagrams: sequence numbers, acknowledgements with their extended
-//! texts, dumps. What the attributes mean is the caller's business. Invariant: the kernel answers
+//! Here lives the exchange of datagrams. What is in them is read in `answers`, what the attributes
+//! mean is the caller's business. Invariant: the kernel answers
 //! from within `sendmsg()` and continues a dump from within `recvmsg()`
 //! (`netlink_unicast_kernel()`, `netlink_recvmsg()` in net/netlink/af_netlink.c), so no call here
 //! waits, and an answer that is not there is lost.
@@ -9,8 +9,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    DoneBuffer, Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP,
-    NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, ParseableParametrized,
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, ParseableParametrized,
 };
 use netlink_packet_generic::{
     GenlFamily, GenlHeader, GenlMessage,
@@ -20,15 +19,14 @@ use netlink_packet_generic::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use zeroize::Zeroize;
 
-use super::uapi::{Attributes, GENL_HEADER, HEADERS, Malformed};
+use super::{
+    answers::{Answers, Dumped},
+    uapi::{GENL_HEADER, Malformed},
+};
 
 /// Size of every receive buffer. The kernel makes dump messages as large as the largest buffer it
 /// has seen on the socket, up to 32 KiB, so this must not vary.
 const RECEIVE: usize = 64 << 10;
-
-/// `struct nlmsghdr`, which an acknowledgement repeats.
-const NLMSG_HEADER: usize = 16;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -45,15 +43,6 @@ impl From<Malformed> for GenlError {
     fn from(Malformed(what): Malformed) -> GenlError {
         GenlError::Malformed(what)
     }
-}
-
-/// Whether a dump is a picture of one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Dumped {
-    Whole,
-    /// `NLM_F_DUMP_INTR`: something changed meanwhile and the rest may be missing.
-    Torn,
 }
 
 /// The socket.
@@ -97,7 +86,8 @@ impl Genl {
         id.ok_or(GenlError::Malformed("a family without a number"))
     }
 
-    /// Sends a request and waits for its acknowledgement. `message` begins with [`HEADERS`] bytes of
+    /// Sends a request and waits for its acknowledgement. `message` begins with
+    /// [`HEADERS`](super::uapi::HEADERS) bytes of
     /// room, of which the generic netlink header is filled in.
     pub(super) fn request(&mut self, family: u16, message: &mut [u8]) -> Result<(), GenlError> {
         self.exchange(family, message, NLM_F_ACK, |_, _| Ok(())).map(drop)
@@ -127,37 +117,11 @@ impl Genl {
         mut each: impl FnMut(GenlHeader, &[u8]) -> Result<(), Malformed>,
     ) -> Result<Dumped, GenlError> {
         self.send(kind, message, flags)?;
-        let mut dumped = Dumped::Whole;
-        let mut understood = Ok(());
+        let mut answers = Answers::new(kind, self.sequence);
         loop {
             let length = self.receive()?;
-            let mut rest = &self.buffer[..length];
-            while !rest.is_empty() {
-                let answer = NetlinkBuffer::new_checked(rest)
-                    .map_err(|_| Malformed("a cut netlink message"))?;
-                let end = (answer.length() as usize).next_multiple_of(4);
-                rest = rest.get(end..).unwrap_or(&[]);
-                // Left over from an exchange that ended early.
-                if answer.sequence_number() != self.sequence {
-                    continue;
-                }
-                if answer.flags() & NLM_F_DUMP_INTR != 0 {
-                    dumped = Dumped::Torn;
-                }
-                match answer.message_type() {
-                    NLMSG_ERROR | NLMSG_DONE => {
-                        acknowledgement(&answer)?;
-                        understood?;
-                        return Ok(dumped);
-                    }
-                    t if t == kind => {
-                        if dumped == Dumped::Whole && understood.is_ok() {
-                            understood = content(answer.payload())
-                                .and_then(|(header, attributes)| each(header, attributes));
-                        }
-                    }
-                    _ => understood = Err(Malformed("a message of another family")),
-                }
+            if let Some(dumped) = answers.datagram(&self.buffer[..length], &mut each)? {
+                return Ok(dumped);
             }
         }
     }
@@ -210,87 +174,10 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn content(payload: &[u8]) -> Result<(GenlHeader, &[u8]), Malformed> {
-    let header = GenlHeader::parse(payload).map_err(|_| Malformed("a cut netlink message"))?;
-    Ok((header, &payload[HEADERS - GENL_HEADER..]))
-}
-
-/// What `NLMSG_ERROR` or `NLMSG_DONE` says about the request.
-fn acknowledgement(answer: &NetlinkBuffer<&[u8]>) -> Result<(), GenlError> {
-    let payload = answer.payload();
-    let short = |_| Malformed("a cut acknowledgement");
-    let (code, texts) = if answer.message_type() == NLMSG_DONE {
-        let done = DoneBuffer::new_checked(payload).map_err(short)?;
-        (done.code(), done.extended_ack())
-    } else {
-        let error = ErrorBuffer::new_checked(payload).map_err(short)?;
-        let request = error.payload();
-        let texts = if answer.flags() & NLM_F_CAPPED != 0 {
-            request.get(NLMSG_HEADER..)
-        } else {
-            // The whole request is repeated; its own header tells how long it is.
-            NetlinkBuffer::new_checked(request)
-                .ok()
-                .and_then(|buffer| request.get((buffer.length() as usize).next_multiple_of(4)..))
-        };
-        (error.code().map_or(0, i32::from), texts.unwrap_or(&[]))
-    };
-    if code == 0 {
-        return Ok(());
-    }
-    let text = if answer.flags() & NLM_F_ACK_TLVS != 0 { extended_text(texts) } else { None };
-    Err(GenlError::Refused { errno: code.saturating_neg(), text: text.unwrap_or_default() })
-}
-
-fn extended_text(attributes: &[u8]) -> Option<String> {
-    Attributes::new(attributes)
-        .map_while(Result::ok)
-        .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
-        .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::target::wireguard::WgError;
-
-    /// An `NLMSG_ERROR` with an extended text, as kernels answer a socket with `NETLINK_CAP_ACK`.
-    fn refusal(flags: u16, code: i32, request: &[u8], text: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let attribute = 4 + text.len();
-        let length = 16 + 4 + request.len() + attribute.next_multiple_of(4);
-        bytes.extend_from_slice(&(length as u32).to_ne_bytes());
-        bytes.extend_from_slice(&NLMSG_ERROR.to_ne_bytes());
-        bytes.extend_from_slice(&flags.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(&code.to_ne_bytes());
-        bytes.extend_from_slice(request);
-        bytes.extend_from_slice(&(attribute as u16).to_ne_bytes());
-        bytes.extend_from_slice(&NLMSGERR_ATTR_MSG.to_ne_bytes());
-        bytes.extend_from_slice(text);
-        bytes.resize(length, 0);
-        bytes
-    }
-
-    fn refused(bytes: &[u8]) -> (i32, String) {
-        match acknowledgement(&NetlinkBuffer::new_checked(bytes).unwrap()) {
-            Err(GenlError::Refused { errno, text }) => (errno, text),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_kernels_text_is_found_behind_capped_and_whole_requests() {
-        let mut whole = vec![0; 24];
-        whole[0] = 24;
-        let expected = (libc::EINVAL, "no such luck".to_owned());
-        let capped = NLM_F_ACK_TLVS | NLM_F_CAPPED;
-        assert_eq!(refused(&refusal(capped, -22, &[0; 16], b"no such luck\0")), expected);
-        assert_eq!(refused(&refusal(NLM_F_ACK_TLVS, -22, &whole, b"no such luck\0")), expected);
-        assert_eq!(refused(&refusal(0, -22, &whole, b"")), (libc::EINVAL, String::new()));
-    }
 
     #[test]
     fn a_family_that_does_not_exist_is_refused_by_the_real_kernel() {
@@ -299,18 +186,5 @@ mod tests {
         let error = genl.family("no such family").unwrap_err();
         assert_eq!(WgError::from_genl(0, error), WgError::NoFamily);
         assert_eq!(genl.family("nlctrl").unwrap(), GENL_ID_CTRL);
-    }
-
-    proptest! {
-        #[test]
-        fn any_acknowledgement_is_survived(payload: Vec<u8>, flags: u16, done: bool) {
-            let mut bytes = vec![0; 16];
-            bytes.extend_from_slice(&payload);
-            let mut header = NetlinkBuffer::new(bytes.as_mut_slice());
-            header.set_length(16 + payload.len() as u32);
-            header.set_message_type(if done { NLMSG_DONE } else { NLMSG_ERROR });
-            header.set_flags(flags);
-            let _ = acknowledgement(&NetlinkBuffer::new_checked(bytes.as_slice()).unwrap());
-        }
     }
 }

@@ -11,10 +11,11 @@ use tracing::debug;
 
 use super::{
     Batch, Device, Report, WgError, WireguardTarget,
+    answers::Dumped,
     apply::{Applier, Transport},
     dump::Assembly,
     encode::DEFAULT_MESSAGE,
-    genl::{Dumped, Genl, GenlError},
+    genl::{Genl, GenlError},
     uapi::WG_GENL_NAME,
 };
 use crate::core::route::IfIndex;

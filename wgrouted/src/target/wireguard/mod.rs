@@ -4,6 +4,7 @@
 //! of the doors and the graveyard. What a device holds is the core's [`Device`]. Secrets have no
 //! place in any of them.
 
+mod answers;
 mod apply;
 mod dump;
 mod encode;
@@ -15,6 +16,7 @@ mod loopback;
 mod uapi;
 
 pub use self::{
+    dump::read_dump,
     encode::{DEFAULT_MESSAGE, MAX_MESSAGE, MIN_MESSAGE},
     error::WgError,
     kernel::KernelWireguard,

@@ -69,6 +69,9 @@ pub(crate) struct Tun {
 
 impl Tun {
     pub(crate) fn new(name: &str) -> Tun {
+        if !Path::new("/dev/net/tun").exists() {
+            run("modprobe tun");
+        }
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         // struct ifreq: the name, then flags IFF_TUN | IFF_NO_PI.
         let mut request = [0_u8; 40];

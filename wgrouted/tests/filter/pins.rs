@@ -110,6 +110,7 @@ fn without_privilege_it_says_what_is_missing() {
         caps::clear(None, set).unwrap();
     }
     assert!(refusal(DIRECTORY).contains("CAP_BPF"));
+    assert!(!Path::new(DIRECTORY).exists(), "nothing is left of the attempt");
 }
 
 #[test]

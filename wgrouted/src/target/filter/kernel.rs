@@ -74,14 +74,9 @@ impl FilterTarget for KernelFilter {
     fn open(&mut self, plan: &FilterPlan) -> Result<Contents, FilterError> {
         sys::probe().map_err(|error| failed("use BPF", &error))?;
         let pins = Pins::of(&self.directory)?;
-        pins.make()?;
-        let attachments = Attachments::read(pins.links())?;
-        let generation = Generation::open(&pins, plan, self.object)?;
-        let unread = |error| failed("read the filter's maps", &error);
-        let contents = generation.tables.contents().map_err(unread)?;
-        let writer = Writer::new(&generation.tables, generation.fresh).map_err(unread)?;
-        let hook = plan.hook;
-        self.open = Some(Open { pins, hook, generation, writer, attachments, tidy: false });
+        let opened = Open::new(&pins, plan, self.object);
+        let (open, contents) = opened.inspect_err(|_| pins.sweep())?;
+        self.open = Some(open);
         Ok(contents)
     }
 
@@ -133,6 +128,17 @@ impl FilterTarget for KernelFilter {
 }
 
 impl Open {
+    fn new(pins: &Pins, plan: &FilterPlan, object: &[u8]) -> Result<(Open, Contents), FilterError> {
+        pins.make()?;
+        let attachments = Attachments::read(pins.links())?;
+        let generation = Generation::open(pins, plan, object)?;
+        let unread = |error| failed("read the filter's maps", &error);
+        let contents = generation.tables.contents().map_err(unread)?;
+        let writer = Writer::new(&generation.tables, generation.fresh).map_err(unread)?;
+        let (pins, hook) = (pins.clone(), plan.hook);
+        Ok((Open { pins, hook, generation, writer, attachments, tidy: false }, contents))
+    }
+
     /// Says that this generation is in force, and drops the others.
     fn drop_others(&self, object: &[u8]) -> Result<(), FilterError> {
         let ours = self.generation.number;

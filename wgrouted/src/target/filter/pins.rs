@@ -123,6 +123,17 @@ impl Pins {
         self.space.join(LINKS)
     }
 
+    /// Removes what a failed attempt left: directories that are empty, and what is half made.
+    pub(super) fn sweep(&self) {
+        // Nobody is helped by a second error.
+        if self.check().is_ok() {
+            let _ = remove_tree(&self.half_made());
+        }
+        for path in [&self.links(), &self.space, &self.directory] {
+            let _ = fs::remove_dir(path);
+        }
+    }
+
     /// Removes everything, once nothing is attached any more.
     pub(super) fn remove(&self) -> Result<(), FilterError> {
         for number in self.generations()? {

@@ -90,10 +90,6 @@ fn killed(lab: &mut Lab, hook: Hook) -> Result<()> {
     net.ip(&format!("route replace {} dev wg3", crate::lab::own_net(2, true)))?;
     net.daemon.start()?;
     net.wait_in_force()?;
-    net.judge(vec![
-        Case::new(3, own(2, true), Passes("source")),
-        Case::new(3, own(2, false), Dropped("other-peer")),
-    ])?;
     for train in trains {
         let report = train.stop()?;
         lab.say(&report);
@@ -107,7 +103,10 @@ fn killed(lab: &mut Lab, hook: Hook) -> Result<()> {
         lab.say(format_args!("{arrived} of {sent} spoofed packets arrived"));
         ensure!(arrived == 0, "{arrived} of {sent} spoofed packets arrived");
     }
-    Ok(())
+    net.judge(vec![
+        Case::new(3, own(2, true), Passes("source")),
+        Case::new(3, own(2, false), Dropped("other-peer")),
+    ])
 }
 
 /// Echo requests of s1, from its own addresses, to the host.

@@ -59,12 +59,12 @@ const RULES: &str = r#"
 name = "listed"
 default = "drop"
 rules = [
-    "accept udp port 9",
+    "accept udp to port 9",
     "drop tcp to 0.0.0.0/0 port 85",
-    "accept tcp port 22,80-90",
+    "accept tcp to port 22,80-90",
     "accept icmp type echo-request",
     "accept icmpv6 type echo-request",
-    "accept udp port 5000",
+    "accept udp to port 5000",
 ]
 [[filter.policy]]
 name = "specific"

@@ -34,8 +34,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 const POLICY: &str = "[[filter.policy]]\nname = \"ssh\"\ndefault = \"drop\"\n\
-                      rules = [\"accept udp port 9\", \"drop tcp from 10.1.9.0/24\", \
-                      \"accept tcp port 22,80-90\"]\n";
+                      rules = [\"accept udp to port 9\", \"drop tcp from 10.1.9.0/24\", \
+                      \"accept tcp to port 22,80-90\"]\n";
 
 fn questions(lab: &mut Lab, hook: Hook) -> Result<()> {
     let links = [
@@ -182,7 +182,7 @@ fn test(lab: &Lab, net: &Filtered) -> Result<()> {
         }
         let rule = &answer["program"]["rule"]["text"];
         match reason {
-            "accept-rule" => ensure!(*rule == "accept tcp port 22,80-90", "{answer}"),
+            "accept-rule" => ensure!(*rule == "accept tcp to port 22,80-90", "{answer}"),
             "drop-rule" => ensure!(*rule == "drop tcp from 10.1.9.0/24", "{answer}"),
             _ => ensure!(rule.is_null(), "{answer}"),
         }

@@ -219,7 +219,7 @@ impl Filter {
         }
         match self.attached.get(&ifindex).map(|state| &state.hook) {
             Some(Err(_)) => Gate::Closed,
-            Some(Ok(_)) if self.filled && self.is_whole(ifindex) => Gate::Open,
+            Some(Ok(_)) if self.filled && self.seen.is_some() && self.is_whole(ifindex) => Gate::Open,
             _ => Gate::Undecided,
         }
     }

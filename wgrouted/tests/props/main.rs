@@ -18,6 +18,7 @@ mod filter_doors;
 mod filter_laws;
 mod filter_maps;
 mod filter_oracle;
+mod filter_regressions;
 mod filter_repair;
 mod filter_target;
 mod filter_watch;

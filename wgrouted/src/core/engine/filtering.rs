@@ -19,7 +19,11 @@ impl Engine {
         match (rule, &mut self.filter) {
             (Some(rule), Some(filter)) if *filter.rule() == rule => {}
             (Some(rule), Some(filter)) => filter.configure(rule, now),
-            (Some(rule), None) => self.filter = Some(Filter::new(rule)),
+            (Some(rule), None) => {
+                // Whatever the old one left or has not yet left is taken over.
+                self.retired = None;
+                self.filter = Some(Filter::new(rule));
+            }
             (None, filter) => {
                 if let Some(mut filter) = filter.take() {
                     filter.retire();
@@ -51,7 +55,9 @@ impl Engine {
         };
         let net = Network { rib: &self.rib, nexthops: &self.nexthops };
         let view = View { net, interfaces: &self.interfaces };
-        let shut = self.interfaces.values().all(Interface::is_shut);
+        // A door that was not looked at yet may be open.
+        let unknown = |i: &Interface| i.has_doors() && i.ifindex().is_some() && !i.is_ready();
+        let shut = self.interfaces.values().all(|i| i.is_shut() && !unknown(i));
         if let Some(filter) = &mut self.filter {
             filter.follow(view, self.objects_loaded, now, &mut self.out);
             for (ifindex, prefix) in moved {

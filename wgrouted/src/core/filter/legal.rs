@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use ebpf_xdp::layout::domain;
+use hashbrown::HashSet;
 
 use super::{
     owners::{Owners, PeerIds},
@@ -67,9 +68,9 @@ impl Legal {
         self.roster.adopt(peers);
     }
 
-    /// Looks at the interfaces anew.
-    pub fn renew(&mut self, view: View<'_>, room: u32) {
-        self.roster.renew(view.interfaces.values(), room);
+    /// Looks at the interfaces anew. `held`: numbers of peers that the maps still name.
+    pub fn renew(&mut self, view: View<'_>, room: u32, held: &dyn Fn() -> HashSet<u32>) {
+        self.roster.renew(view.interfaces.values(), room, held);
         self.forget_meanings();
         self.instances.clear();
         self.groups.clear();

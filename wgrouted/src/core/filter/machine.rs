@@ -12,7 +12,7 @@ use ebpf_xdp::layout::{self, Finder};
 
 use super::{
     legal::{Legal, View},
-    owners::Sets,
+    owners::{Owners, Sets},
     policy::{PolicyRule, compile},
     roster::{mode, stable_number},
     rule::FilterRule,
@@ -238,7 +238,9 @@ impl Filter {
         }
         match self.attached.get(&ifindex).map(|state| &state.hook) {
             Some(Err(_)) => Gate::Closed,
-            Some(Ok(_)) if self.filled && self.is_whole(ifindex) => Gate::Open,
+            Some(Ok(_)) if self.filled && self.seen.is_some() && self.is_whole(ifindex) => {
+                Gate::Open
+            }
             _ => Gate::Undecided,
         }
     }
@@ -290,7 +292,15 @@ impl Filter {
 
     /// Everything that is legal may have changed.
     fn evaluate_all(&mut self, view: View<'_>, now: Time) {
-        self.legal.renew(view, self.rule.sizes.peers);
+        let held = || {
+            let owners = self.sources.values().map(|value| self.sets.owners(value));
+            let peers = owners.filter_map(|owners| match owners {
+                Owners::Peers(peers) => Some(peers),
+                _ => None,
+            });
+            peers.flatten().collect()
+        };
+        self.legal.renew(view, self.rule.sizes.peers, &held);
         let all: Vec<InterfaceId> = view.interfaces.keys().copied().collect();
         let prefixes = view.net.rib.iter().map(|(prefix, _)| prefix);
         let mut keys: Vec<SourceKey> =

@@ -76,7 +76,13 @@ impl Roster {
 
     /// Looks at the interfaces. Those that are not ready are left as they were. Numbers are below
     /// `room`.
-    pub fn renew<'a>(&mut self, interfaces: impl Iterator<Item = &'a Interface>, room: u32) {
+    /// `held`: numbers that the maps still name, and may go on naming for a grace.
+    pub fn renew<'a>(
+        &mut self,
+        interfaces: impl Iterator<Item = &'a Interface>,
+        room: u32,
+        held: &dyn Fn() -> HashSet<u32>,
+    ) {
         let old = std::mem::take(self);
         (self.ids, self.last) = (old.ids, old.last);
         for interface in interfaces {
@@ -104,7 +110,7 @@ impl Roster {
                     continue;
                 }
                 let identity = Identity { ifindex, public_key: peer.public_key };
-                let Some(id) = self.number(identity, room) else {
+                let Some(id) = self.number(identity, room, held) else {
                     self.left_out += 1;
                     row.ids.push(0);
                     continue;
@@ -136,14 +142,23 @@ impl Roster {
         self.links.insert(ifindex, link.clone());
     }
 
-    /// The identity's number: its own, or the next that is free.
-    fn number(&mut self, identity: Identity, room: u32) -> Option<u32> {
+    /// The identity's number: its own, or the next that is free; when all have been used once, one
+    /// that nobody is remembered by, if there is one.
+    fn number(
+        &mut self,
+        identity: Identity,
+        room: u32,
+        held: &dyn Fn() -> HashSet<u32>,
+    ) -> Option<u32> {
         if let Some(id) = self.ids.get(&identity) {
             return Some(*id);
         }
         let taken: HashSet<u32> = self.ids.values().copied().collect();
-        let mut candidates = (self.last + 1..room).chain(1..=self.last.min(room - 1));
-        let id = candidates.find(|id| !taken.contains(id))?;
+        let is_free = |id: &u32| !taken.contains(id);
+        let id = (self.last + 1..room).find(is_free).or_else(|| {
+            let held = held();
+            (1..=self.last.min(room - 1)).filter(is_free).min_by_key(|id| held.contains(id))
+        })?;
         self.ids.insert(identity, id);
         self.last = id;
         Some(id)

@@ -163,13 +163,17 @@ impl Sources {
     ) {
         if let Some(errno) = error {
             if self.refused.keys.is_empty() {
+                // Not one that was just tried again: all has fitted meanwhile.
+                if now > self.refused.at {
+                    self.refused.wait = REFUSED_RETRY.0;
+                }
                 self.refused.at = now + self.refused.wait;
             }
             self.refused.keys.insert(key, errno);
             return;
         }
-        if !self.refused.keys.is_empty() && self.refused.keys.remove(&key).is_some() {
-            self.refused.wait = REFUSED_RETRY.0;
+        if !self.refused.keys.is_empty() {
+            self.refused.keys.remove(&key);
         }
         let domain = self.domains.entry(key.domain).or_default();
         let entry = domain.entries.get_or_insert_with(&key.prefix, Entry::default);
@@ -309,6 +313,27 @@ mod tests {
         assert_eq!(settle(&mut sources, &mut sets, ms(2000)), [("10.1.0.0/16".into(), Some(both))]);
         assert_eq!(settle(&mut sources, &mut sets, ms(3000)), [("10.1.0.0/16".into(), None)]);
         assert_eq!(sources.installed(Family::V4), 1);
+    }
+
+    #[test]
+    fn what_is_refused_after_a_long_peace_is_tried_again_soon() {
+        let (mut sources, mut sets) = (Sources::default(), Sets::default());
+        let mut refuse = |at| {
+            sources.want(key("10.0.0.0/8"), Some(&Owners::peer(1)), None, &mut sets, ms(at));
+            sources.retry(ms(at));
+            sources.take_sets(9, &mut Vec::new());
+            sources.acknowledge(key("10.0.0.0/8"), Some(1), Some(28), ms(at));
+            sources.deadline()
+        };
+        assert_eq!(refuse(0), Some(ms(1000)));
+        assert_eq!(refuse(1000), Some(ms(3000)));
+        assert_eq!(refuse(3000), Some(ms(7000)));
+        sources.retry(ms(7000));
+        settle(&mut sources, &mut sets, ms(7000));
+        sources.want(key("10.0.0.0/8"), Some(&Owners::peer(2)), None, &mut sets, ms(90_000));
+        sources.take_sets(9, &mut Vec::new());
+        sources.acknowledge(key("10.0.0.0/8"), Some(2), Some(28), ms(90_000));
+        assert_eq!(sources.deadline(), Some(ms(91_000)));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The tries of sources: what they shall hold and what they hold.
 //!
 //! Here lives [`Sources`], the reconciler of tables with a million rows. Changes come out in the
-//! safe order ([`Queue`]): while they are made, each address has its old owners or its new ones.
-//! What stops being legal may stay legal for a grace, for packets that are under way: then the
-//! entry holds the old and the new owners together. Invariants: `have` changes only when the target
+//! safe order ([`crate::core::queue`]): while they are made, each address has its old owners or its
+//! new ones. What stops being legal may stay legal for a grace, for packets that are under way: then
+//! the entry holds the old and the new owners together. Invariants: `have` changes only when the target
 //! acknowledged it or was read; a grace never makes legal what was not legal just before.
 
 use std::{

@@ -73,7 +73,7 @@ fn wait() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(crate::cases(200)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(70)))]
 
     /// After any story the maps admit what the oracle admits, for every address and peer.
     #[test]

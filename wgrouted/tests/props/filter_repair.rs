@@ -32,7 +32,7 @@ fn drift(sim: &Sim) -> (u64, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(crate::cases(40)))]
+    #![proptest_config(ProptestConfig::with_cases(crate::cases(30)))]
 
     /// The next audit finds every source that somebody else changed, and tells how many.
     #[test]

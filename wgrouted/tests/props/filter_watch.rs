@@ -44,8 +44,6 @@ pub struct Watch {
     blurred: Duration,
     /// What the maps admit, by peer number.
     masks: BTreeMap<u32, Mask>,
-    pub looks: u64,
-    pub calm_looks: u64,
 }
 
 impl Watch {
@@ -58,6 +56,11 @@ impl Watch {
     pub fn mix(&mut self, now: Time) {
         self.disturb(now);
         self.mixed = true;
+    }
+
+    /// The maps may hold something of the rules before.
+    pub fn is_mixed(&self) -> bool {
+        self.mixed
     }
 
     pub fn restart(&mut self, at: Time) {
@@ -105,14 +108,12 @@ impl Sim {
         let Some(lag) = self.filter.watch.lag else { return };
         let grace = self.filter.rule.as_ref().map_or(Duration::ZERO, |rule| rule.grace);
         let watch = &mut self.filter.watch;
-        watch.looks += 1;
-        watch.calm_looks += u64::from(watch.disturbed.is_none());
         let now = watch.base + self.now.0;
         let since = watch.disturbed.unwrap_or(now).saturating_sub(lag);
         // Who is gone sends nothing, whatever the maps say as long as the daemon does not know.
         let sends =
             |who| watch.timeline.back().is_some_and(|(_, admitted)| admitted.contains_key(who));
-        let mixed = watch.mixed || now <= watch.blurred;
+        let mixed = watch.mixed || since <= watch.blurred;
         let maps = Maps(&self.filter.maps);
         watch.masks.retain(|id, _| maps.0.peers.contains_key(id));
         for (id, (who, _)) in &maps.0.peers {

@@ -229,6 +229,7 @@ impl Sim {
         if let Event::Reconfigure(rules) = &event {
             self.rules.clone_from(rules);
             self.filter.watch.mix(self.now);
+            self.filter.may_close = true;
         }
         self.note();
         self.handle(event);

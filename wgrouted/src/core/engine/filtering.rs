@@ -33,17 +33,10 @@ impl Engine {
         }
     }
 
-    /// The routes of these prefixes changed at once, which lead or led out of these interfaces.
-    pub(super) fn update_filter(
-        &mut self,
-        concerned: &[InterfaceId],
-        prefixes: &[Prefix],
-        now: Time,
-    ) {
-        let net = Network { rib: &self.rib, nexthops: &self.nexthops };
-        let view = View { net, interfaces: &self.interfaces };
+    /// A prefix's routes changed, which lead or led out of these interfaces.
+    pub(super) fn update_filter(&mut self, concerned: &[InterfaceId], prefix: Prefix, _: Time) {
         if let Some(filter) = &mut self.filter {
-            filter.update(view, prefixes, concerned, now);
+            filter.update(prefix, concerned);
         }
     }
 
@@ -60,6 +53,7 @@ impl Engine {
         let shut = self.interfaces.values().all(|i| i.is_shut() && !unknown(i));
         if let Some(filter) = &mut self.filter {
             filter.follow(view, self.objects_loaded, now, &mut self.out);
+            filter.catch_up(view, now);
             for (ifindex, prefix) in moved {
                 filter.proven(view, ifindex, prefix, now);
             }

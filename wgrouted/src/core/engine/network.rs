@@ -91,7 +91,7 @@ impl Engine {
             concerned.extend(self.concerned(&prefix));
             concerned.sort_unstable();
             concerned.dedup();
-            self.update(&concerned, &[prefix], now);
+            self.update(&concerned, prefix, now);
         }
     }
 
@@ -101,14 +101,14 @@ impl Engine {
         self.sync.require(Scope { family, table: Some(table), oif: None }, now + AMBIGUOUS);
     }
 
-    fn update(&mut self, concerned: &[InterfaceId], prefixes: &[Prefix], now: Time) {
+    fn update(&mut self, concerned: &[InterfaceId], prefix: Prefix, now: Time) {
         let net = Network { rib: &self.rib, nexthops: &self.nexthops };
         for id in concerned {
             if let Some(interface) = self.interfaces.get_mut(id) {
-                prefixes.iter().for_each(|prefix| interface.update(net, *prefix, now));
+                interface.update(net, prefix, now);
             }
         }
-        self.update_filter(concerned, prefixes, now);
+        self.update_filter(concerned, prefix, now);
     }
 
     /// The interfaces that a prefix's routes lead out of.
@@ -230,7 +230,9 @@ impl Engine {
             filter.forget_meanings();
         }
         let all: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
-        self.update(&all, prefixes, now);
+        for prefix in prefixes {
+            self.update(&all, *prefix, now);
+        }
     }
 
     // ---- reading the network ----
@@ -321,7 +323,9 @@ impl Engine {
         match changed {
             // Half of the table or all of it: one sweep is cheaper.
             Changed::Some(prefixes) if prefixes.len() <= self.rib.len() / 2 => {
-                self.update(&all, prefixes, now);
+                for prefix in prefixes {
+                    self.update(&all, *prefix, now);
+                }
             }
             _ => {
                 let net = Network { rib: &self.rib, nexthops: &self.nexthops };

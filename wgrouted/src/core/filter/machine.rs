@@ -100,6 +100,8 @@ pub struct Filter {
     policies: Words<u16, Arc<CompiledPolicy>>,
     /// The filtered interfaces and their revisions that were looked at.
     seen: Option<Vec<(InterfaceId, u64)>>,
+    /// Entries whose routes changed and were not looked at yet.
+    changed: Vec<SourceKey>,
     /// All has been worked out and written once: the programs may be attached.
     filled: bool,
     attached: BTreeMap<IfIndex, LinkState>,
@@ -130,6 +132,7 @@ impl Filter {
             links: Words::default(),
             policies: Words::default(),
             seen: None,
+            changed: Vec::new(),
             filled: false,
             attached: BTreeMap::new(),
             planned: Vec::new(),
@@ -283,6 +286,7 @@ impl Filter {
             return;
         }
         self.seen = Some(revisions().collect());
+        self.changed.clear();
         self.evaluate_all(view, now);
         let left_out = self.legal.roster().left_out();
         if left_out > 0 {
@@ -312,17 +316,17 @@ impl Filter {
         self.write_words();
     }
 
-    /// The routes of these prefixes changed at once, which lead or led out of these interfaces.
-    pub fn update(
-        &mut self,
-        view: View<'_>,
-        prefixes: &[Prefix],
-        concerned: &[InterfaceId],
-        now: Time,
-    ) {
+    /// The routes of a prefix changed, which lead or led out of these interfaces.
+    pub fn update(&mut self, prefix: Prefix, concerned: &[InterfaceId]) {
         if self.seen.is_some() {
-            let keys = prefixes.iter().map(|prefix| self.legal.keys_of_routes(*prefix, concerned));
-            let keys = keys.flatten().collect();
+            self.changed.extend(self.legal.keys_of_routes(prefix, concerned));
+        }
+    }
+
+    /// Looks at what the routes that changed in one moment mean.
+    pub fn catch_up(&mut self, view: View<'_>, now: Time) {
+        let keys = std::mem::take(&mut self.changed);
+        if self.seen.is_some() && !keys.is_empty() {
             self.look_at(view, keys, now);
         }
     }
@@ -821,7 +825,8 @@ impl Filter {
                     + self.policies.pending()
                     + self.peers.pending()
                     + self.links.pending();
-                let now = (!self.filled || words > 0).then_some(Time::ZERO);
+                let waits = !self.filled || words > 0 || !self.changed.is_empty();
+                let now = waits.then_some(Time::ZERO);
                 let attach = self.next_attach.filter(|_| self.filled && self.links_ready());
                 let work = now.into_iter().chain(self.sources.deadline());
                 work.chain(attach).chain(self.next_dump).min()

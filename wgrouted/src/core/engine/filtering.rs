@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// A prefix's routes changed, which lead or led out of these interfaces.
-    pub(super) fn update_filter(&mut self, concerned: &[InterfaceId], prefix: Prefix, _: Time) {
+    pub(super) fn update_filter(&mut self, concerned: &[InterfaceId], prefix: Prefix) {
         if let Some(filter) = &mut self.filter {
             filter.update(prefix, concerned);
         }

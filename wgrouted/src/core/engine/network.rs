@@ -108,7 +108,7 @@ impl Engine {
                 interface.update(net, prefix, now);
             }
         }
-        self.update_filter(concerned, prefix, now);
+        self.update_filter(concerned, prefix);
     }
 
     /// The interfaces that a prefix's routes lead out of.

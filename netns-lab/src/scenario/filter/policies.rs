@@ -53,11 +53,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Rules in the order in which they are written; on wg2 the same, the most specific first.
+/// Rules in the order in which they are written, and the most specific first. Without state each
+/// packet meets its rule.
 const RULES: &str = r#"
 [[filter.policy]]
 name = "listed"
 default = "drop"
+stateful = false
 rules = [
     "accept udp to port 9",
     "drop tcp to 0.0.0.0/0 port 85",
@@ -69,6 +71,7 @@ rules = [
 [[filter.policy]]
 name = "specific"
 default = "accept"
+stateful = false
 order = "most-specific"
 rules = [
     "drop udp to 10.0.0.0/8 port 7000-7999",

@@ -33,7 +33,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-const POLICY: &str = "[[filter.policy]]\nname = \"ssh\"\ndefault = \"drop\"\n\
+const POLICY: &str = "[[filter.policy]]\nname = \"ssh\"\ndefault = \"drop\"\nstateful = false\n\
                       rules = [\"accept udp to port 9\", \"drop tcp from 10.1.9.0/24\", \
                       \"accept tcp to port 22,80-90\"]\n";
 

@@ -262,12 +262,12 @@ fn damage(lab: &Lab, net: &Filtered) -> Result<()> {
     settle(lab, net)
 }
 
-/// A thousand routes for a trie of a few hundred.
+/// Two thousand routes for a trie of half as many.
 fn too_small(lab: &mut Lab) -> Result<()> {
     let link = ["source = \"strict\""; 3];
-    let small = "ipv4_sources = 256\nipv6_sources = 256";
+    let small = "ipv4_sources = 1000\nipv6_sources = 1000";
     let mut net = Filtered::new(lab, &config(Hook::Tcx, small, &link))?;
-    let prefixes: Vec<IpNet> = (0..1000)
+    let prefixes: Vec<IpNet> = (0..2000)
         .map(|i: u32| IpNet::new(std::net::Ipv4Addr::from_bits((20 << 24) + (i << 8)).into(), 24))
         .collect::<Result<_, _>>()?;
     write(&net, Op::Add, 1, &prefixes)?;

@@ -35,7 +35,7 @@ fn config(star: &Star, hook: Hook) -> Result<String> {
     let key = |spoke: usize| -> Result<&str> { Ok(star.spoke(spoke)?.wg.public_key()) };
     Ok(format!(
         "[filter]\nhook = \"{}\"\ndirectory = \"{DIRECTORY}\"\n\
-         [[filter.policy]]\nname = \"web\"\ndefault = \"drop\"\nrules = [\"accept udp to port 9\"]\n\
+         [[filter.policy]]\nname = \"web\"\ndefault = \"drop\"\nstateful = false\nrules = [\"accept udp to port 9\"]\n\
          [[interface]]\nname = \"wg0\"\nlink = \"shared\"\n\
          [interface.filter]\nsource = \"off\"\n\
          [[interface.peer]]\nname = \"s1\"\npublic_key = \"{}\"\n\

@@ -87,6 +87,13 @@ impl<K: Ord + Copy, W: Clone + PartialEq> Words<K, W> {
             .filter(|key| self.rows.get(key).is_some_and(|row| row.want.is_none()))
     }
 
+    /// The row is about to be changed.
+    pub fn send(&mut self, key: &K) {
+        if let Some(row) = self.rows.get_mut(key) {
+            row.have = Have::Unknown;
+        }
+    }
+
     /// The target took it.
     pub fn acknowledge(&mut self, key: K, word: Option<W>) {
         // It may have changed its mind while the change was under way, even to the contrary.

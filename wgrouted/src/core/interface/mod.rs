@@ -365,7 +365,11 @@ impl Interface {
             return match self.gate {
                 Gate::Open => self.peers.only(),
                 Gate::Closed => None,
-                Gate::Undecided => self.slots.get(prefix).and_then(|slot| slot.have()),
+                // What is on its way is as good as done: taken back, it would be made twice.
+                Gate::Undecided => self
+                    .slots
+                    .get(prefix)
+                    .and_then(|slot| if slot.is_in_flight() { slot.want() } else { slot.have() }),
             };
         }
         if let Some(idx) = self.peers.pinned_at(prefix) {

@@ -76,6 +76,13 @@ impl Writer {
             FilterChange::Peer { id, identity, word } => {
                 return self.set_peer(tables, *id, *identity, word);
             }
+            // The kernel reuses an element that is replaced at once, while a program on another CPU may
+            // still look at it: what says the same is left alone.
+            FilterChange::Link { ifindex, word: Some(word) }
+                if tables.links.says(ifindex, word) =>
+            {
+                Ok(())
+            }
             FilterChange::Link { ifindex, word: Some(word) } => tables.links.set(ifindex, word),
             FilterChange::Link { ifindex, word: None } => tables.links.delete(ifindex),
             FilterChange::Policy { id, policy: Some(policy) } => {

@@ -63,6 +63,14 @@ impl Map {
         patiently(|| unsafe { sys::update(self.as_fd(), key, value) })
     }
 
+    /// Whether an element has this value.
+    pub(super) fn says<K: Plain, V: Plain + PartialEq>(&self, key: &K, value: &V) -> bool {
+        self.check::<K, V>();
+        let mut found = *value;
+        // SAFETY: sizes are checked; the value is overwritten by one of its type.
+        unsafe { sys::lookup(self.as_fd(), key, &raw mut found) }.is_ok() && found == *value
+    }
+
     /// Removes an element. One that is not there is removed already.
     pub(super) fn delete<K: Plain>(&self, key: &K) -> io::Result<()> {
         assert_eq!(size_of::<K>(), self.info.key as usize, "a key of another map");

@@ -190,10 +190,9 @@ pub(super) fn show(daemon: &Wgrouted) -> Result<Value> {
     serde_json::from_str(&text).context("wgrouted filter show")
 }
 
-/// A label that no other packet of this scenario has. Zero is what the kernel's own have.
+/// A label that no other packet of this scenario has.
 pub(super) fn new_label() -> u16 {
-    // Away from small numbers, which the kernel too may give to packets.
-    static NEXT: AtomicU16 = AtomicU16::new(0x7000);
+    static NEXT: AtomicU16 = AtomicU16::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 

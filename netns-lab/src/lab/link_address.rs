@@ -40,7 +40,7 @@ impl LinkAddress {
 
     /// Whether a packet received from this address was one that the node itself sent.
     pub(super) fn is_outgoing(&self) -> bool {
-        self.0.sll_pkttype == libc::PACKET_OUTGOING as u8
+        self.0.sll_pkttype == libc::PACKET_OUTGOING
     }
 }
 

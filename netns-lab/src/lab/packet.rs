@@ -101,7 +101,7 @@ impl Route {
     pub fn fragment(&self, protocol: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
         if self.is_v4() {
             let flags = if more { MORE_FRAGMENTS } else { 0 };
-            return self.v4(protocol, flags | offset / 8, &[], payload);
+            return self.v4(protocol, flags | (offset / 8), &[], payload);
         }
         let mut header = vec![protocol, 0];
         header.extend((offset | u16::from(more)).to_be_bytes());

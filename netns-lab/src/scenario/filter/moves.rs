@@ -188,7 +188,7 @@ fn moves(lab: &mut Lab, hook: Hook) -> Result<()> {
     }
 
     lab.say("the grace ends: the peer that had the prefix before is refused too");
-    let old = if MOVES % 2 == 0 { 2 } else { 1 };
+    let old = if MOVES.is_multiple_of(2) { 2 } else { 1 };
     for from in to {
         let stream = net.stream(old, from, INTERVAL)?;
         let interface = format!("wg{old}");

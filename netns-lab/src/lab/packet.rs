@@ -34,8 +34,11 @@ pub mod tcp {
     pub const ACK: u8 = 16;
 }
 
-/// Time to live: enough for every path in the lab.
-const HOPS: u8 = 64;
+/// Time to live: more than what the kernel gives to packets (64, or 255 where it must), so that none
+/// of those is taken for one of ours by the chance of its identification.
+const HOPS: u8 = 150;
+/// What is left of it on the lab's longest path.
+const FEWEST_HOPS: u8 = 140;
 
 /// Where a packet comes from and goes to, and what it is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,13 +195,16 @@ pub fn extension(next: u8, payload: &[u8]) -> Vec<u8> {
     header
 }
 
-/// The label of a packet of the lab; `None` if it is none at all.
+/// The label of a packet that was made here; `None` for others.
 pub(super) fn label_of(packet: &[u8]) -> Option<u16> {
-    let at = match packet.first()? >> 4 {
-        4 => 4,
-        6 => 2,
+    let (at, hops) = match packet.first()? >> 4 {
+        4 => (4, packet.get(8)?),
+        6 => (2, packet.get(7)?),
         _ => return None,
     };
+    if !(FEWEST_HOPS..=HOPS).contains(hops) {
+        return None;
+    }
     packet.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
 
@@ -220,6 +226,9 @@ mod tests {
         assert_eq!(usize::from(u16::from_be_bytes([v6[4], v6[5]])) + 40, v6.len());
         assert_eq!(label_of(&v6), Some(0xbeef));
         assert_eq!(label_of(&[]), None);
+        let mut kernels = v4;
+        kernels[8] = 64;
+        assert_eq!(label_of(&kernels), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
 /// At most this many tasks share a boot, so that two workers end at about the same time.
 const PER_BOOT: usize = 12;
 /// How long one test of a test program may take on an emulated CPU.
-const TEST_LIMIT: Duration = Duration::from_secs(180);
+const TEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// Something to run, and where it can and must.
 #[derive(Clone, Debug)]

@@ -42,10 +42,7 @@ impl Engine {
 
     /// Has the filter look at what changed and do what is next, and opens and closes doors.
     pub(super) fn poll_filter(&mut self, now: Time) {
-        let moved: Vec<(IfIndex, Prefix)> = match self.filter {
-            Some(_) => self.interfaces.values_mut().flat_map(moved).collect(),
-            None => Vec::new(),
-        };
+        let moved: Vec<(IfIndex, Prefix)> = self.interfaces.values_mut().flat_map(moved).collect();
         let net = Network { rib: &self.rib, nexthops: &self.nexthops };
         let view = View { net, interfaces: &self.interfaces };
         // A door that was not looked at yet may be open.

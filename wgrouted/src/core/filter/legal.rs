@@ -175,7 +175,9 @@ impl Legal {
         if kind == domain::proven(0) >> domain::BITS {
             let link = self.roster.link(id).filter(|link| !link.dedicated)?;
             let slot = view.interfaces.get(&link.interface)?.slots().get(&prefix)?;
-            let peer = link.ids.get(slot.have()?.0 as usize)?;
+            // One that is about to be installed too: until it is, WireGuard drops what it stands for.
+            let owner = slot.have().or(slot.want())?;
+            let peer = link.ids.get(owner.0 as usize)?;
             return (*peer != 0).then(|| Owners::peer(*peer));
         }
         let member = self.roster.member(id)?;

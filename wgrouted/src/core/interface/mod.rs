@@ -144,7 +144,7 @@ pub struct Interface {
     gate: Gate,
     /// Counts what everything that rests on this interface must be worked out anew for.
     revision: u64,
-    /// Prefixes whose installed owner changed, for the packet filter.
+    /// Prefixes whose wanted or installed owner changed, for the packet filter.
     moved: Vec<Prefix>,
 }
 
@@ -316,14 +316,15 @@ impl Interface {
         !self.has_doors() || !Family::ALL.map(Prefix::default_of).into_iter().any(open)
     }
 
-    /// The prefixes whose installed owner changed since this was asked last, if the link is
-    /// filtered.
+    /// The prefixes whose wanted or installed owner changed since this was asked last, if the link
+    /// is filtered.
     pub fn take_moved(&mut self) -> Vec<Prefix> {
         std::mem::take(&mut self.moved)
     }
 
     fn note_moved(&mut self, prefix: Prefix) {
-        if self.rule.filter.is_some() {
+        // On a dedicated link no packet is told by its source.
+        if self.rule.filter.is_some() && self.rule.link != LinkMode::Dedicated {
             self.moved.push(prefix);
         }
     }
@@ -532,6 +533,7 @@ impl Interface {
     }
 
     fn want(&mut self, prefix: Prefix, owner: Option<PeerIdx>, now: Time) {
+        self.note_moved(prefix);
         let due = now + self.rule.delete_hold;
         let queue = &mut self.queue;
         self.slots.alter(&prefix, |slot| {

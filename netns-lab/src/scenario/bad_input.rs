@@ -64,7 +64,7 @@ fn configuration(lab: &mut Lab) -> Result<()> {
         (
             format!("{wg0}colour = \"blue\"\n"),
             "3:1: interface.colour: unknown key; the keys here are name, link, tables, managed, \
-             delete_hold, coalesce, message_size, adopt, on_exit, peer"
+             delete_hold, coalesce, message_size, adopt, on_exit, filter, peer"
                 .to_owned(),
         ),
         (

@@ -6,8 +6,7 @@
 //! namespace's: whoever compares them must know what else runs.
 
 use std::{
-    collections::BTreeMap,
-    io,
+    fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -17,13 +16,16 @@ use anyhow::{Context, Result, ensure};
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
-const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const LINK_DETACH: libc::c_int = 34;
 
 /// Types of links (linux/bpf.h).
 const LINK_XDP: u32 = 6;
 const LINK_TCX: u32 = 11;
+
+/// Entries that are read at a time: enough that system calls cost nothing beside the work.
+const BATCH: u32 = 4096;
 
 /// Kinds of objects that have numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,13 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// The reverse.
+fn halves(word: u64) -> (u32, u32) {
+    let bytes = word.to_ne_bytes();
+    let number = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four octets"));
+    (number(0), number(4))
+}
+
 /// An object of the kernel, described by itself.
 #[derive(Debug)]
 struct Object {
@@ -105,8 +114,7 @@ impl Object {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(objects),
                 result => result.with_context(|| format!("list of {kind:?}s"))?,
             };
-            let bytes = attributes[0].to_ne_bytes();
-            id = u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+            (_, id) = halves(attributes[0]);
             let mut attributes = [0; 16];
             attributes[0] = pair(id, 0);
             match bpf(kind.open(), &mut attributes) {
@@ -124,7 +132,7 @@ impl Object {
         let mut info = [0; 256];
         let mut attributes = [0; 16];
         attributes[0] = pair(fd.as_raw_fd().cast_unsigned(), u32::try_from(info.len())?);
-        attributes[1] = info.as_mut_ptr().addr() as u64;
+        attributes[1] = info.as_mut_ptr().expose_provenance() as u64;
         bpf(OBJ_GET_INFO_BY_FD, &mut attributes).context("description of a BPF object")?;
         Ok(Object { fd, info })
     }
@@ -211,24 +219,41 @@ impl Map {
         self.object.number(16)
     }
 
-    /// Everything in it.
-    pub fn dump(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let mut entries = BTreeMap::new();
-        let mut last: Option<Vec<u8>> = None;
+    /// How much memory the kernel says it takes, in bytes (proc_pid_fdinfo(5)); of a trie, without
+    /// the nodes where it only branches (kernel/bpf/lpm_trie.c, `trie_mem_usage()`).
+    pub fn memory(&self) -> Result<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.object.fd.as_raw_fd());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        line.with_context(|| format!("no memlock in {path}"))?.trim().parse().context(path)
+    }
+
+    /// Gives every entry to `each`, key and value. For tries and arrays, which the kernel reads
+    /// from key to key (kernel/bpf/syscall.c, `generic_map_lookup_batch()`).
+    pub fn scan(&self, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        let room = BATCH as usize;
+        let (mut keys, mut values) = (vec![0u8; room * self.key], vec![0u8; room * self.value]);
+        let mut last = vec![0u8; self.key];
+        let place = last.as_mut_ptr().expose_provenance() as u64;
+        let mut from = 0;
         loop {
-            let mut next = vec![0u8; self.key];
-            let at = last.as_ref().map_or(0, |key| key.as_ptr().addr() as u64);
-            let mut attributes = self.attributes();
-            attributes[1] = at;
-            attributes[2] = next.as_mut_ptr().addr() as u64;
-            match bpf(MAP_GET_NEXT_KEY, &mut attributes) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
-                result => result.context("next key of a map")?,
+            let mut attributes = [0; 16];
+            attributes[0] = from;
+            attributes[1] = place;
+            attributes[2] = keys.as_mut_ptr().expose_provenance() as u64;
+            attributes[3] = values.as_mut_ptr().expose_provenance() as u64;
+            attributes[4] = pair(BATCH, self.object.fd.as_raw_fd().cast_unsigned());
+            let more = match bpf(MAP_LOOKUP_BATCH, &mut attributes) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+                result => result.context("entries of a map").map(|_| true)?,
             };
-            if let Some(value) = self.get(&next)? {
-                entries.insert(next.clone(), value);
+            let (count, _) = halves(attributes[4]);
+            let entries = keys.chunks(self.key).zip(values.chunks(self.value));
+            entries.take(count as usize).for_each(|(key, value)| each(key, value));
+            if !more {
+                return Ok(());
             }
-            last = Some(next);
+            from = place;
         }
     }
 
@@ -238,7 +263,7 @@ impl Map {
         let mut value = vec![0u8; self.value];
         let mut attributes = self.attributes();
         attributes[1] = key.as_ptr().addr() as u64;
-        attributes[2] = value.as_mut_ptr().addr() as u64;
+        attributes[2] = value.as_mut_ptr().expose_provenance() as u64;
         match bpf(MAP_LOOKUP_ELEM, &mut attributes) {
             Ok(_) => Ok(Some(value)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),

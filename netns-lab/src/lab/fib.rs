@@ -23,20 +23,31 @@ pub type Gateways = BTreeMap<IpNet, IpAddr>;
 /// The gateway of each prefix that a table routes through a device. Of several routes for a
 /// prefix the one with the lowest metric counts.
 pub fn gateways(node: &Node, table: &str, device: &str) -> Result<Gateways> {
-    let mut best: BTreeMap<IpNet, (u32, IpAddr)> = BTreeMap::new();
+    let through = |route: &Route<'_>| (route.device == device).then_some(route.gateway);
+    Ok(best(node, table, through)?.into_iter().collect())
+}
+
+/// What `pick` says of each prefix that a table has routes with a gateway for. Of several that it
+/// says something of, the one with the lowest metric counts.
+pub fn best<T>(
+    node: &Node,
+    table: &str,
+    pick: impl Fn(&Route<'_>) -> Option<T>,
+) -> Result<HashMap<IpNet, T>> {
+    let mut best: HashMap<IpNet, (u32, T)> = HashMap::new();
     for family in ["-4", "-6"] {
         let text = node.run("ip", [family, "route", "show", "table", table])?;
         for line in text.lines() {
             let route = parse(line, family == "-6").with_context(|| format!("`{line}`"))?;
-            let Some(route) = route.filter(|route| route.device == device) else { continue };
-            let found = (route.metric, route.gateway);
-            let entry = best.entry(route.prefix).or_insert(found);
-            if found.0 < entry.0 {
-                *entry = found;
+            let Some(route) = route else { continue };
+            let Some(picked) = pick(&route) else { continue };
+            let better = best.get(&route.prefix).is_none_or(|(metric, _)| route.metric < *metric);
+            if better {
+                best.insert(route.prefix, (route.metric, picked));
             }
         }
     }
-    Ok(best.into_iter().map(|(prefix, (_, gateway))| (prefix, gateway)).collect())
+    Ok(best.into_iter().map(|(prefix, (_, picked))| (prefix, picked)).collect())
 }
 
 /// The AllowedIPs that these routes ask for: each prefix belongs to the peer that has the gateway
@@ -61,12 +72,17 @@ pub fn allowed_ips<'a>(
     Ok(wanted)
 }
 
+/// A route with a gateway.
 #[derive(Debug, PartialEq, Eq)]
-struct Route<'a> {
-    prefix: IpNet,
-    gateway: IpAddr,
-    device: &'a str,
-    metric: u32,
+pub struct Route<'a> {
+    /// Where to.
+    pub prefix: IpNet,
+    /// By way of whom.
+    pub gateway: IpAddr,
+    /// Out of which device.
+    pub device: &'a str,
+    /// How dear.
+    pub metric: u32,
 }
 
 /// A line of `ip route`; `None` for a route without a gateway, such as a connected or rejecting

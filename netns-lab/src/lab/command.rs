@@ -5,14 +5,15 @@
 
 use std::{
     ffi::OsStr,
-    io::Write,
-    os::fd::RawFd,
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::{FromRawFd, OwnedFd, RawFd},
     os::unix::process::CommandExt,
     process::{Command, Output, Stdio},
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 /// How much of a failed command's output an error repeats.
 const EXCERPT: usize = 2000;
@@ -41,7 +42,7 @@ pub(super) fn enter(command: &mut Command, netns: RawFd) {
             libc::setns(netns, libc::CLONE_NEWNET) != 0
                 || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0
         };
-        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
     // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
     unsafe { command.pre_exec(die_with_parent) };
@@ -50,16 +51,37 @@ pub(super) fn enter(command: &mut Command, netns: RawFd) {
 /// Runs the command and returns its standard output; anything but exit code 0 is an error.
 pub(super) fn run(command: &mut Command, place: &str, input: Option<&[u8]>) -> Result<String> {
     let output = output(command, place, input)?;
-    if !output.status.success() {
-        bail!(
-            "`{}` in {place}: {}: {}",
-            line(command),
-            output.status,
-            excerpt(&output.stderr, &output.stdout)
-        );
-    }
+    check(command, place, &output)?;
     String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` in {place} wrote something that is not text", line(command)))
+}
+
+/// Anything but exit code 0 is an error.
+fn check(command: &Command, place: &str, output: &Output) -> Result<()> {
+    let Output { status, stdout, stderr } = output;
+    let said = || excerpt(stderr, stdout);
+    ensure!(status.success(), "`{}` in {place}: {status}: {}", line(command), said());
+    Ok(())
+}
+
+/// Like [`run`], for output of many lines. It goes through a file: a program that writes each line
+/// by itself, as `ip` does, would wake the reader of a pipe for each.
+pub(super) fn run_long(command: &mut Command, place: &str) -> Result<String> {
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"output".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("a file for output");
+    }
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let describe = line(command);
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(Stdio::piped());
+    let output = command.output().with_context(|| format!("`{describe}` in {place}"))?;
+    check(command, place, &output)?;
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text).with_context(|| format!("`{describe}` in {place}"))?;
+    Ok(text)
 }
 
 /// Runs the command and returns everything it left; only a failure to run it at all is an error.

@@ -36,7 +36,7 @@ pub fn best<T>(
 ) -> Result<HashMap<IpNet, T>> {
     let mut best: HashMap<IpNet, (u32, T)> = HashMap::new();
     for family in ["-4", "-6"] {
-        let text = node.run("ip", [family, "route", "show", "table", table])?;
+        let text = node.run_long("ip", [family, "route", "show", "table", table])?;
         for line in text.lines() {
             let route = parse(line, family == "-6").with_context(|| format!("`{line}`"))?;
             let Some(route) = route else { continue };

@@ -95,6 +95,15 @@ impl Node {
         command::run(&mut self.command(program, args), self.name(), None)
     }
 
+    /// The same for many lines of output.
+    pub fn run_long(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<String> {
+        command::run_long(&mut self.command(program, args), self.name())
+    }
+
     /// Runs a program that reads `input`.
     pub fn run_input(
         &self,

@@ -59,7 +59,7 @@ const STOPPING: &str = "STOPPING=1";
 const INTERVAL: Duration = Duration::from_secs(6);
 /// A sign of life may come this long after the other: half the interval, and some time to be
 /// scheduled on a busy machine.
-const SILENCE: Duration = Duration::from_millis(4500);
+const SILENCE: Duration = Duration::from_millis(5200);
 
 /// Small messages, so that the table takes a while.
 fn config(tables: &str) -> String {

@@ -129,7 +129,7 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// One way between the hub and a spoke. What a new peer sends is legal as soon as the daemon has
 /// seen the kernel's new route: on a real machine well before packets can be there from the far end
 /// of a real link, on an emulated one that is busy elsewhere within this time.
-const DELAY: Duration = Duration::from_millis(100);
+const DELAY: Duration = Duration::from_millis(300);
 /// How often the prefixes move.
 const MOVES: usize = 6;
 

@@ -201,9 +201,18 @@ impl Filter {
         }
     }
 
-    /// Changes that wait.
+    /// Changes that wait or are on their way. Graces that run are not among them.
     pub fn pending(&self) -> usize {
-        self.sources.pending()
+        let sources = match &self.busy {
+            // The other tables count what is on its way themselves.
+            Some(Busy::Apply(changes)) => changes
+                .iter()
+                .filter(|change| matches!(change, FilterChange::Source { .. }))
+                .count(),
+            _ => 0,
+        };
+        sources
+            + self.sources.pending()
             + self.members.pending()
             + self.peers.pending()
             + self.links.pending()

@@ -10,6 +10,7 @@
 //! get there is in `act`.
 
 mod act;
+mod door;
 mod look;
 
 use std::{sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ use super::{
     time::Time,
 };
 
+pub use door::Gate;
 pub use look::Seen;
 
 /// The network that an interface is seen against.
@@ -75,18 +77,6 @@ pub struct Counters {
 enum Busy {
     Dump,
     Apply(Arc<Vec<Change>>),
-}
-
-/// Whether the AllowedIPs of a link may be open to everything: the packet filter says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Gate {
-    /// It is not known yet: they stay as they are.
-    #[default]
-    Undecided,
-    /// The filter is in force.
-    Open,
-    /// The filter is not in force and will not be soon.
-    Closed,
 }
 
 /// The prefixes that are ours to add and remove.
@@ -293,42 +283,6 @@ impl Interface {
         }
     }
 
-    /// Whether 0.0.0.0/0 and ::/0 are ours to add once the filter is in force.
-    pub fn has_doors(&self) -> bool {
-        self.rule.filter.as_ref().is_some_and(|filter| filter.open)
-    }
-
-    /// The filter says whether the AllowedIPs may be open. Returns whether that is news.
-    pub fn set_gate(&mut self, gate: Gate, now: Time) -> bool {
-        let news = self.gate != gate && self.has_doors();
-        self.gate = gate;
-        if news && self.is_ready() && !self.closing {
-            for prefix in Family::ALL.map(Prefix::default_of) {
-                self.want(prefix, self.owner(&prefix, &Outcome::default()), now);
-            }
-        }
-        news
-    }
-
-    /// Whether no door is open, nor about to be opened.
-    pub fn is_shut(&self) -> bool {
-        let open = |prefix| self.slots.get(&prefix).is_some_and(|slot| !slot.is_void());
-        !self.has_doors() || !Family::ALL.map(Prefix::default_of).into_iter().any(open)
-    }
-
-    /// The prefixes whose wanted or installed owner changed since this was asked last, if the link
-    /// is filtered.
-    pub fn take_moved(&mut self) -> Vec<Prefix> {
-        std::mem::take(&mut self.moved)
-    }
-
-    fn note_moved(&mut self, prefix: Prefix) {
-        // On a dedicated link no packet is told by its source.
-        if self.rule.filter.is_some() && self.rule.link != LinkMode::Dedicated {
-            self.moved.push(prefix);
-        }
-    }
-
     /// The rules of assignment as they stand.
     pub fn assigner<'a>(&'a self, nexthops: &'a Nexthops) -> Assigner<'a> {
         let only = match self.rule.link {
@@ -363,15 +317,7 @@ impl Interface {
     /// installed.
     fn owner(&self, prefix: &Prefix, outcome: &Outcome) -> Option<PeerIdx> {
         if prefix.is_default() && self.has_doors() {
-            return match self.gate {
-                Gate::Open => self.peers.only(),
-                Gate::Closed => None,
-                // What is on its way is as good as done: taken back, it would be made twice.
-                Gate::Undecided => self
-                    .slots
-                    .get(prefix)
-                    .and_then(|slot| if slot.is_in_flight() { slot.want() } else { slot.have() }),
-            };
+            return self.door(prefix);
         }
         if let Some(idx) = self.peers.pinned_at(prefix) {
             return self.peers.get(idx).present.then_some(idx);

@@ -107,10 +107,6 @@ impl Engine {
     /// The filter's state and counters.
     pub fn filter_status(&self) -> FilterStatus {
         let Some(filter) = self.filter() else { return FilterStatus::off() };
-        let name = |id| {
-            let interface = self.interfaces().find(|interface| interface.id() == id);
-            interface.map(|interface| interface.rule().name.clone()).unwrap_or_default()
-        };
         let attached = |ifindex| filter.attached().find(|state| state.ifindex == ifindex);
         let roster = filter.legal().roster();
         let links: Vec<LinkRow> = roster
@@ -118,7 +114,7 @@ impl Engine {
             .map(|(ifindex, link)| {
                 let hook = attached(ifindex).map(|state| &state.hook);
                 LinkRow {
-                    interface: name(link.interface),
+                    interface: link.name.clone(),
                     ifindex,
                     hook: hook.and_then(|hook| hook.as_ref().ok()).copied(),
                     error: hook.and_then(|hook| hook.as_ref().err()).map(ToString::to_string),

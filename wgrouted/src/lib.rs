@@ -9,6 +9,7 @@
 //! - [`target`] turns requests into WireGuard's generic netlink.
 //! - [`serve`] answers questions over a Unix socket; [`show`] prints the answers.
 //! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
+//! - [`reach`] watches peers and tells routing daemons.
 //! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
 //!   reads everything once and changes nothing.
 
@@ -18,6 +19,7 @@ pub mod core;
 pub mod daemon;
 pub mod filter;
 pub mod oneshot;
+pub mod reach;
 pub mod serve;
 pub mod show;
 pub mod source;

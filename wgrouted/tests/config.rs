@@ -56,7 +56,7 @@ fn mistakes_in_keys() {
         (
             "[[interface]]\nname='a'\n[[peer]]\n",
             "3:3: peer",
-            "the keys here are daemon, filter, interface",
+            "the keys here are daemon, filter, reach, interface",
         ),
         ("[daemon]\nretry = 1\n[[interface]]\nname='a'", "2:1: daemon.retry", "unknown key"),
         (
@@ -316,6 +316,7 @@ fn everything_that_can_be_said_is_understood() {
             gateway: Some("10.0.0.3/32".parse().unwrap()),
         }],
         filter: None,
+        reach: None,
     };
     let unnamed = PeerRule {
         name: KEY_B.into(),
@@ -323,6 +324,7 @@ fn everything_that_can_be_said_is_understood() {
         pinned: None,
         matches: vec![],
         filter: None,
+        reach: None,
     };
     let interface = InterfaceRule {
         name: "wg0".into(),
@@ -337,6 +339,7 @@ fn everything_that_can_be_said_is_understood() {
         audit: Audit::Every(Duration::from_secs(90)),
         peers: vec![x, unnamed],
         filter: None,
+        reach: None,
     };
     assert_eq!(config.interfaces, [interface]);
 }

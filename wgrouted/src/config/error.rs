@@ -360,6 +360,39 @@ pub enum Problem {
          absent here is taken from there"
     )]
     PeerFilterAlone,
+    /// Not an address.
+    #[error("`{0}` is not an address: write one such as \"10.0.0.2\" or \"fe80::2\"")]
+    Address(String),
+    /// Not one line of text.
+    #[error("`{0}` is not a line of text: write some, without line breaks")]
+    Argument(String),
+    /// Not something that a webhook can be sent to.
+    #[error("`{0}` cannot be sent to: write a URL such as \"http://127.0.0.1:8080/peers\"")]
+    Url(String),
+    /// Not a name that BIRD takes for a protocol.
+    #[error(
+        "`{0}` cannot be the name of a protocol of BIRD's: letters, digits and _, as `birdc show \
+         protocols` prints it"
+    )]
+    BirdProtocol(String),
+    /// A hook that does nothing, or two things.
+    #[error("a hook does one thing: write either `command` or `webhook`")]
+    HookAction,
+    /// Something that needs a link of a single peer.
+    #[error(
+        "`{0}` speaks of the whole link, so it needs a single peer: write link = \"dedicated\" for \
+         this interface, or leave `{0}` out"
+    )]
+    OnlyDedicated(&'static str),
+    /// A daemon whose socket is not known.
+    #[error("where the socket is, is not said: add [reach] with `{0}` before")]
+    NoSocket(&'static str),
+    /// A peer's reachability where the link has none.
+    #[error("the peers of this interface are not watched: add [interface.reach] before its peers")]
+    LinkNotWatched,
+    /// Prefixes that nobody announces.
+    #[error("nothing is announced on this interface: add [interface.reach.announce]")]
+    NothingAnnounced,
 }
 
 fn policies(known: &[String]) -> String {

@@ -11,10 +11,12 @@ use super::{
     error::Problem,
     filter::{self, meaning::Policies},
     raw::{RawConfig, RawDaemon, RawInterface, RawMatch, RawPeer},
+    reach,
 };
 use crate::core::{
     filter::rule::LinkFilter,
     prefix::{Family, Prefix},
+    reach::rule::{LinkReach, ReachRule},
     route::TableId,
     rule::{Audit, InterfaceRule, LinkMode, Match, PeerRule},
 };
@@ -48,6 +50,7 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
     }
     let policies = Policies::of(&raw.filter);
     let filter = filter::meaning::filter(raw.filter, raw.interfaces.as_deref(), report);
+    let reach = reach::meaning::rule(raw.reach, report);
     let raws = raw.interfaces.unwrap_or_default();
     let mut names = Unique::new(report, "interface.name", "merge the two or correct one name");
     for name in raws.iter().filter_map(|interface| interface.name.as_ref()) {
@@ -55,8 +58,9 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
     }
     let audit = raw.daemon.audit_interval.unwrap_or(defaults::AUDIT_INTERVAL);
     let interfaces = raws.into_iter();
-    let interfaces = interfaces.map(|raw| interface(raw, audit, &policies, report)).collect();
-    Config { daemon: daemon(raw.daemon), filter, interfaces }
+    let whole = Whole { audit, policies: &policies, reach: &reach, report };
+    let interfaces = interfaces.map(|raw| interface(raw, &whole)).collect();
+    Config { daemon: daemon(raw.daemon), filter, reach, interfaces }
 }
 
 fn daemon(raw: RawDaemon) -> Daemon {
@@ -69,20 +73,27 @@ fn daemon(raw: RawDaemon) -> Daemon {
     }
 }
 
-fn interface(
-    raw: RawInterface,
+/// What an interface's keys are read against.
+struct Whole<'a, 'r> {
     audit: Audit,
-    policies: &Policies,
-    report: &Report<'_>,
-) -> InterfaceRule {
+    policies: &'a Policies,
+    reach: &'a ReachRule,
+    report: &'a Report<'r>,
+}
+
+fn interface(raw: RawInterface, whole: &Whole<'_, '_>) -> InterfaceRule {
+    let Whole { audit, policies, report, .. } = *whole;
     check_interface(&raw, report);
     check_peers(&raw, report);
     let name = raw.name.map(|name| name.value).unwrap_or_default();
     let default = super::interface_defaults(name);
     let link = raw.link.map(|link| link.value);
     let filter = raw.filter.map(|raw| filter::meaning::link(raw, link, policies, report));
+    let on_exit = raw.on_exit.unwrap_or(default.on_exit);
+    let reach =
+        raw.reach.map(|raw| reach::meaning::link(raw, (link, on_exit), whole.reach, report));
     let peers = raw.peers.into_iter();
-    let peers = peers.filter_map(|raw| peer(raw, filter.as_ref(), policies, report)).collect();
+    let peers = peers.filter_map(|raw| peer(raw, filter.as_ref(), reach.as_ref(), whole)).collect();
     InterfaceRule {
         link: link.unwrap_or(default.link),
         tables: raw.tables.map_or(default.tables, values),
@@ -91,10 +102,11 @@ fn interface(
         coalesce: raw.coalesce.unwrap_or(default.coalesce),
         message_size: raw.message_size.unwrap_or(default.message_size),
         adopt: raw.adopt.unwrap_or(default.adopt),
-        on_exit: raw.on_exit.unwrap_or(default.on_exit),
+        on_exit,
         audit,
         peers,
         filter,
+        reach,
         name: default.name,
     }
 }
@@ -106,11 +118,13 @@ pub(super) fn values<T>(list: Vec<At<T>>) -> Vec<T> {
 /// `None` if there is no key, which was reported.
 fn peer(
     raw: RawPeer,
-    link: Option<&LinkFilter>,
-    policies: &Policies,
-    report: &Report<'_>,
+    filter: Option<&LinkFilter>,
+    reach: Option<&LinkReach>,
+    whole: &Whole<'_, '_>,
 ) -> Option<PeerRule> {
-    let filter = raw.filter.and_then(|raw| filter::meaning::peer(raw, link, policies, report));
+    let Whole { policies, report, .. } = *whole;
+    let filter = raw.filter.and_then(|raw| filter::meaning::peer(raw, filter, policies, report));
+    let reach = raw.reach.and_then(|raw| reach::meaning::peer(raw, reach, whole.reach, report));
     let public_key = raw.public_key?.value;
     Some(PeerRule {
         name: raw.name.map_or_else(|| public_key.to_string(), |name| name.value),
@@ -118,6 +132,7 @@ fn peer(
         pinned: raw.pinned.map(values),
         matches: raw.matches.iter().map(entry).collect(),
         filter,
+        reach,
     })
 }
 

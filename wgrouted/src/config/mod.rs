@@ -14,6 +14,7 @@ mod value;
 
 pub mod defaults;
 pub mod filter;
+pub mod reach;
 
 use std::{
     fmt, fs,
@@ -29,7 +30,7 @@ pub use self::{
     names::{NameKind, Names},
     value::{interface_name, log_filter},
 };
-use crate::core::{filter::rule::FilterRule, rule::InterfaceRule};
+use crate::core::{filter::rule::FilterRule, reach::rule::ReachRule, rule::InterfaceRule};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// What concerns the packet filter as a whole.
     pub filter: Filter,
+    /// What concerns reachability as a whole.
+    pub reach: ReachRule,
     /// The interfaces, at least one, in file order.
     pub interfaces: Vec<InterfaceRule>,
 }
@@ -81,6 +84,7 @@ fn interface_defaults(name: String) -> InterfaceRule {
         audit: defaults::AUDIT_INTERVAL,
         peers: Vec::new(),
         filter: None,
+        reach: None,
     }
 }
 
@@ -145,7 +149,12 @@ impl Config {
                 interfaces.push(interface_defaults(name.to_owned()));
             }
         }
-        Config { daemon: Daemon::default(), filter: Filter::default(), interfaces }
+        Config {
+            daemon: Daemon::default(),
+            filter: Filter::default(),
+            reach: reach::rule_defaults(),
+            interfaces,
+        }
     }
 
     /// The packet filter's rule, if an interface is filtered.

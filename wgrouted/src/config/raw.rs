@@ -10,6 +10,7 @@ use super::{
     document::{At, Section},
     filter::raw::{RawFilter, RawLinkFilter},
     names::Names,
+    reach::raw::{RawLinkReach, RawPeerReach, RawReach},
     value,
 };
 use crate::core::{
@@ -26,6 +27,7 @@ pub(super) const EXITS: [(&str, OnExit); 2] = [("keep", OnExit::Keep), ("remove"
 pub(super) struct RawConfig {
     pub(super) daemon: RawDaemon,
     pub(super) filter: RawFilter,
+    pub(super) reach: RawReach,
     /// `None` if it is not a list of tables.
     pub(super) interfaces: Option<Vec<RawInterface>>,
 }
@@ -52,6 +54,7 @@ pub(super) struct RawInterface {
     pub(super) on_exit: Option<OnExit>,
     pub(super) peers: Vec<RawPeer>,
     pub(super) filter: Option<RawLinkFilter>,
+    pub(super) reach: Option<RawLinkReach>,
 }
 
 /// `[[interface.peer]]`.
@@ -62,6 +65,7 @@ pub(super) struct RawPeer {
     pub(super) pinned: Option<Vec<At<Prefix>>>,
     pub(super) matches: Vec<RawMatch>,
     pub(super) filter: Option<RawLinkFilter>,
+    pub(super) reach: Option<RawPeerReach>,
     /// Whether nothing is wrong inside it.
     pub(super) sound: bool,
 }
@@ -87,13 +91,14 @@ impl RawConfig {
     pub(super) fn read(mut document: Section<'_, '_>, names: &Names) -> Self {
         let daemon = RawDaemon::read(document.section("daemon"));
         let filter = RawFilter::read(document.section("filter"));
+        let reach = RawReach::read(document.section("reach"));
         let interfaces = document.sections(
             "interface",
             "a table in double brackets, [[interface]],",
             |section| RawInterface::read(section, names),
         );
         document.finish();
-        RawConfig { daemon, filter, interfaces }
+        RawConfig { daemon, filter, reach, interfaces }
     }
 }
 
@@ -149,6 +154,7 @@ impl RawInterface {
                 .map(At::into_value),
             on_exit: section.take("on_exit", |v| value::choice(v, &EXITS)).map(At::into_value),
             filter: section.table("filter").map(RawLinkFilter::of_link),
+            reach: section.table("reach").map(|section| RawLinkReach::read(section, names)),
             peers: section
                 .sections("peer", "a table in double brackets, [[interface.peer]],", |section| {
                     RawPeer::read(section, names)
@@ -180,6 +186,7 @@ impl RawPeer {
                 .flatten()
                 .collect(),
             filter: section.table("filter").map(RawLinkFilter::of_peer),
+            reach: section.table("reach").map(RawPeerReach::read),
             sound: false,
         };
         peer.sound = section.finish();

@@ -3,7 +3,7 @@
 //! Here live the readers of single values. What depends on several values is `meaning`'s
 //! business.
 
-use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +15,7 @@ use super::{
     names::{NameKind, Names},
 };
 use crate::core::{
+    reach::rule::BabeldSocket,
     route::{NexthopId, TableId},
     rule::Audit,
 };
@@ -216,6 +217,51 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Problem> {
 pub(super) fn rule(value: &DeValue<'_>) -> Result<String, Problem> {
     let expected = "a rule in quotes, such as \"accept tcp to 10.0.0.0/8 port 22\",";
     Ok(text(value, expected)?.to_owned())
+}
+
+/// A UDP or TCP port that can be named.
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Problem> {
+    let port = number(value, 1..=u16::MAX.into(), "a port's number")?;
+    Ok(u16::try_from(port).expect("the range ends at u16::MAX"))
+}
+
+/// An address, without a prefix length or a zone.
+pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Problem> {
+    let given = text(value, "an address in quotes")?;
+    given.parse().map_err(|_| Problem::Address(given.to_owned()))
+}
+
+/// Where babeld listens: a Unix socket's path, or a port of `::1`.
+pub(super) fn babeld_socket(value: &DeValue<'_>) -> Result<BabeldSocket, Problem> {
+    match value {
+        DeValue::String(_) => absolute_path(value).map(BabeldSocket::Path),
+        _ => port(value).map(BabeldSocket::Port),
+    }
+}
+
+/// One line of text that is handed on as it is.
+pub(super) fn argument(value: &DeValue<'_>) -> Result<String, Problem> {
+    let given = text(value, "a text in quotes")?;
+    let plain = !given.is_empty() && !given.chars().any(char::is_control);
+    if plain { Ok(given.to_owned()) } else { Err(Problem::Argument(given.to_owned())) }
+}
+
+/// The address of a webhook.
+pub(super) fn url(value: &DeValue<'_>) -> Result<String, Problem> {
+    let given = text(value, "a URL in quotes")?;
+    let plain = given.strip_prefix("http://").is_some_and(|rest| !rest.is_empty())
+        && !given.chars().any(|c| c.is_control() || c.is_whitespace());
+    if plain { Ok(given.to_owned()) } else { Err(Problem::Url(given.to_owned())) }
+}
+
+/// A protocol of BIRD's, by its own rule for symbols (`conf/cf-lex.l`), unquoted.
+pub(super) fn bird_protocol(value: &DeValue<'_>) -> Result<String, Problem> {
+    let given = text(value, "the name of a protocol in quotes")?;
+    let start = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let valid = given.len() <= 64
+        && given.starts_with(start)
+        && given.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if valid { Ok(given.to_owned()) } else { Err(Problem::BirdProtocol(given.to_owned())) }
 }
 
 /// A peer's name.

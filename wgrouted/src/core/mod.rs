@@ -20,6 +20,7 @@ pub mod peers;
 pub mod prefix;
 pub mod prefix_map;
 pub mod queue;
+pub mod reach;
 pub mod report;
 pub mod resolve;
 pub mod rib;

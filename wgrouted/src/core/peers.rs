@@ -14,6 +14,7 @@ use super::{
     filter::rule::PeerFilter,
     peer::{PeerIdx, PublicKey},
     prefix::Prefix,
+    reach::rule::PeerReach,
     rule::{Match, PeerRule},
     time::Time,
 };
@@ -44,6 +45,8 @@ pub struct Peer {
     pub matches: Vec<Match>,
     /// How it is filtered, if not as its link says.
     pub filter: Option<PeerFilter>,
+    /// How it is watched and announced.
+    pub reach: Option<PeerReach>,
     origin: Origin,
 }
 
@@ -76,6 +79,7 @@ impl Peers {
                 peer.name = peer.public_key.to_string();
                 peer.matches.clear();
                 peer.filter = None;
+                peer.reach = None;
                 if peer.origin == Origin::Configured {
                     // Its own addresses stay its own until the device shows otherwise.
                     peer.origin = Origin::Learned;
@@ -88,6 +92,7 @@ impl Peers {
             peer.name.clone_from(&rule.name);
             peer.matches.clone_from(&rule.matches);
             peer.filter.clone_from(&rule.filter);
+            peer.reach.clone_from(&rule.reach);
             match &rule.pinned {
                 Some(pinned) => {
                     peer.pinned = pinned.iter().copied().collect();
@@ -110,6 +115,7 @@ impl Peers {
                 pinned: BTreeSet::new(),
                 matches: Vec::new(),
                 filter: None,
+                reach: None,
                 origin: Origin::Learned,
             });
             Arc::make_mut(&mut self.keys).push(public_key);
@@ -332,6 +338,7 @@ mod tests {
             pinned: Some(vec![prefix("10.0.0.1/32")]),
             matches: vec![],
             filter: None,
+            reach: None,
         }]);
         let seen = peers.sight([KEY, OTHER], &vec![], at(2));
         assert!(!peers.learn(seen.appeared[1], prefix("10.0.0.1/32")));

@@ -8,6 +8,7 @@ use super::{
     filter::rule::{LinkFilter, PeerFilter},
     peer::PublicKey,
     prefix::Prefix,
+    reach::rule::{LinkReach, PeerReach},
     route::{NexthopId, TableId},
 };
 
@@ -42,6 +43,9 @@ pub struct PeerRule {
     /// How what it sends is filtered, if not as the link says; only where the link is filtered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<PeerFilter>,
+    /// How it is watched and announced; only where the link is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<PeerReach>,
 }
 
 /// How the peers of a link are told apart.
@@ -109,4 +113,7 @@ pub struct InterfaceRule {
     /// How what comes from its peers is filtered; `None`: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<LinkFilter>,
+    /// How its peers are watched and announced; `None`: only looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<LinkReach>,
 }

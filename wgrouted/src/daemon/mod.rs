@@ -10,6 +10,7 @@ mod log;
 pub mod memory;
 pub mod privilege;
 pub mod recording;
+mod rosters;
 pub mod workers;
 
 use std::{
@@ -31,6 +32,7 @@ use self::{
     memory::Memory,
     privilege::PrivilegeError,
     recording::Recorder,
+    rosters::Rosters,
     workers::Workers,
 };
 use crate::{
@@ -43,6 +45,7 @@ use crate::{
         route::{Link, LinkKind},
         time::Time,
     },
+    reach::Reach,
     serve::{Desk, Question, SOCKET, http},
     source::rtnetlink::{self, Dumper, Monitor},
     target::{
@@ -155,6 +158,8 @@ fn start_log(filter: &str) {
 
 struct Daemon {
     engine: Engine,
+    rosters: Rosters,
+    reach: Reach,
     started: Instant,
     source: Source,
     locks: Vec<Lock>,
@@ -216,11 +221,18 @@ impl Daemon {
                 error!(%error, "the control socket is no longer served");
             }
         });
+        let started = Instant::now();
+        let reach =
+            Reach::start(config.reach.clone(), started).map_err(system("cannot start a thread"))?;
+        let rosters = Rosters::new(reach.feed().events.clone());
+        rosters.configure(&config);
         let signals = "cannot handle signals";
         let filter_rule = config.filter_rule();
         let mut daemon = Daemon {
             engine: Engine::new(config.interfaces, config.daemon.resync_interval),
-            started: Instant::now(),
+            rosters,
+            reach,
+            started,
             source: options.source.clone(),
             locks,
             workers,
@@ -279,6 +291,7 @@ impl Daemon {
                 () = timer => {}
             }
         }
+        self.reach.stop();
         let _ = std::fs::remove_file(&self.socket);
         info!("stopped; what WireGuard holds stays as it is");
         Ok(())
@@ -301,7 +314,9 @@ impl Daemon {
             error!(%error, "the recording cannot be written any more; it ends here");
             self.recorder = None;
         }
+        let touched = self.rosters.look(&event);
         self.engine.handle(event, now);
+        self.rosters.tell(touched, &self.engine);
     }
 
     fn tell_ready(&mut self) {
@@ -337,6 +352,7 @@ impl Daemon {
         // The filter's stays: an engine that filters no more may still be removing what was there.
         self.locks.retain(|lock| lock.is_filter() || configured(lock.name()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
+        self.rosters.configure(&config);
         // The rules first: interfaces name policies.
         self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));

@@ -175,6 +175,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
             pinned,
             matches,
             filter,
+            reach: None,
         },
     );
     let link = prop_oneof![Just(LinkMode::Auto), Just(LinkMode::Shared), Just(LinkMode::Dedicated)];
@@ -203,6 +204,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
                 audit,
                 peers,
                 filter,
+                reach: None,
             }
         })
 }

@@ -55,6 +55,7 @@ pub fn rule(name: &str) -> InterfaceRule {
         pinned: Some(pins(number)),
         matches: Vec::new(),
         filter: None,
+        reach: None,
     };
     InterfaceRule {
         name: name.to_owned(),
@@ -69,6 +70,7 @@ pub fn rule(name: &str) -> InterfaceRule {
         audit: Audit::Auto,
         peers: numbers.map(peer).collect(),
         filter: None,
+        reach: None,
     }
 }
 

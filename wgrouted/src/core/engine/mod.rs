@@ -7,6 +7,7 @@
 
 mod filtering;
 mod network;
+mod roster;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -77,6 +77,11 @@ impl Prefix {
         }
     }
 
+    /// The address of a host prefix; `None` for a network of several.
+    pub fn host_address(&self) -> Option<IpAddr> {
+        (*self == Prefix::host(self.addr())).then(|| self.addr())
+    }
+
     /// The default route of a family.
     pub const fn default_of(family: Family) -> Prefix {
         match family {

@@ -12,9 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     config::Config,
     core::{
-        engine::Engine,
+        engine::{Engine, roster::Look},
         event::{Event, InterfaceId, NetEvent, SyncPart},
-        peer::PublicKey,
         reach::{event::ReachEvent, roster::Statistics},
     },
 };
@@ -30,13 +29,14 @@ pub(super) enum Touched {
 /// Hands rosters on.
 #[derive(Debug)]
 pub(super) struct Rosters {
-    statistics: HashMap<InterfaceId, HashMap<PublicKey, Statistics>>,
+    looks: HashMap<InterfaceId, Look>,
+    number: u64,
     to: UnboundedSender<ReachEvent>,
 }
 
 impl Rosters {
     pub(super) fn new(to: UnboundedSender<ReachEvent>) -> Self {
-        Rosters { statistics: HashMap::new(), to }
+        Rosters { looks: HashMap::new(), number: 0, to }
     }
 
     /// Tells what is configured.
@@ -54,11 +54,13 @@ impl Rosters {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let peers = device.peers.iter();
                 let statistics = peers.map(|peer| (peer.public_key, Statistics::of(peer, now)));
-                self.statistics.insert(*interface, statistics.collect());
+                self.number += 1;
+                let look = Look { number: self.number, statistics: statistics.collect() };
+                self.looks.insert(*interface, look);
                 Touched::One(*interface)
             }
             Event::Device { interface, .. } => {
-                self.statistics.remove(interface);
+                self.looks.remove(interface);
                 Touched::One(*interface)
             }
             Event::Net(events) if events.iter().any(concerns_links) => Touched::All,
@@ -72,9 +74,7 @@ impl Rosters {
     /// Hands on what the engine knows after it has the event.
     pub(super) fn tell(&self, touched: Touched, engine: &Engine) {
         let of_one = |id| {
-            let none = HashMap::new();
-            let statistics = self.statistics.get(&id).unwrap_or(&none);
-            if let Some(roster) = engine.roster(id, statistics) {
+            if let Some(roster) = engine.roster(id, self.looks.get(&id)) {
                 self.send(ReachEvent::Roster(roster));
             }
         };

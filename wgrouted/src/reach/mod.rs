@@ -7,7 +7,11 @@
 
 pub mod board;
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     runtime,
@@ -16,18 +20,25 @@ use tokio::{
         mpsc::{self, UnboundedReceiver, UnboundedSender},
         watch,
     },
+    time::sleep,
 };
+use tracing::{debug, info};
 
 use self::board::Board;
 use crate::core::{
     reach::{
-        event::ReachEvent,
+        event::{ReachEvent, ReachOutput},
+        machine::Machine,
         rule::ReachRule,
         status::{Change, Reachability},
     },
     time::Time,
 };
 
+/// Figures are published this often when nothing else changes.
+const FIGURES: Duration = Duration::from_secs(1);
+/// Events taken in between two looks at the clock.
+const BURST: usize = 256;
 /// News that a slow listener may be behind by; it is told that it missed some.
 const NEWS: usize = 1024;
 
@@ -101,13 +112,57 @@ impl Reach {
 async fn serve(
     mut incoming: UnboundedReceiver<ReachEvent>,
     feed: Feed,
-    _publish: watch::Sender<Arc<Reachability>>,
+    publish: watch::Sender<Arc<Reachability>>,
 ) {
     let mut stopping = feed.stopping.clone();
+    let mut machine = Machine::new((**feed.rule.borrow()).clone());
+    let mut published = Time::ZERO;
     loop {
+        let now = feed.now();
+        for output in machine.poll(now) {
+            match output {
+                ReachOutput::Request(_) => {}
+                ReachOutput::Change(change) => tell(&feed, change),
+            }
+        }
+        let figures = published + FIGURES;
+        if machine.revision() != publish.borrow().revision || now >= figures {
+            published = now;
+            publish.send_replace(Arc::new(machine.picture(now)));
+        }
+        let deadline = machine.deadline().unwrap_or(figures).min(figures);
         tokio::select! {
-            event = incoming.recv() => if event.is_none() { return },
+            biased;
             _ = stopping.changed() => return,
+            event = incoming.recv() => {
+                let Some(event) = event else { return };
+                take_in(&mut machine, event, &feed);
+                for _ in 0..BURST {
+                    let Ok(event) = incoming.try_recv() else { break };
+                    take_in(&mut machine, event, &feed);
+                }
+            }
+            () = sleep(deadline.since(feed.now())) => {}
         }
     }
+}
+
+fn take_in(machine: &mut Machine, event: ReachEvent, feed: &Feed) {
+    machine.handle(event, feed.now());
+}
+
+/// Tells people and whoever listens.
+fn tell(feed: &Feed, change: Change) {
+    match &change {
+        Change::State { interface, peer, from, to, proof, rtt, .. } => {
+            info!(interface, peer, ?from, ?to, ?proof, ?rtt, "reachability changed");
+        }
+        Change::Endpoint { interface, peer, from, to, .. } => {
+            info!(interface, peer, %from, %to, "the peer's endpoint moved");
+        }
+        Change::Appeared { interface, peer, .. } => debug!(interface, peer, "peer appeared"),
+        Change::Vanished { interface, peer, .. } => debug!(interface, peer, "peer vanished"),
+    }
+    // Without a listener there is nobody to tell.
+    let _ = feed.news.send(change);
 }

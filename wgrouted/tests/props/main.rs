@@ -33,6 +33,7 @@ mod mirror;
 mod order;
 mod owners;
 mod policy;
+mod reach;
 mod reconcile;
 mod regressions;
 

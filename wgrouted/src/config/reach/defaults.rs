@@ -34,8 +34,8 @@ pub const INTERVAL_RANGE: RangeInclusive<Duration> =
 
 /// One lost probe is weather, three in a row are none.
 pub const LOST: u32 = 3;
-/// What is accepted for `lost`.
-pub const LOST_RANGE: RangeInclusive<u32> = 1..=255;
+/// What is accepted for `lost`. With one, weather would be death.
+pub const LOST_RANGE: RangeInclusive<u32> = 2..=255;
 
 /// A peer that was down answers twice before it is trusted again.
 pub const ANSWERED: u32 = 2;

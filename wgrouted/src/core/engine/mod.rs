@@ -7,7 +7,7 @@
 
 mod filtering;
 mod network;
-mod roster;
+pub mod roster;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -13,13 +13,19 @@ use crate::core::{
     reach::roster::{Roster, RosterPeer, Statistics},
 };
 
+/// What a look at a device showed of its peers.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// Grows with each look.
+    pub number: u64,
+    /// By key.
+    pub statistics: HashMap<PublicKey, Statistics>,
+}
+
 impl Engine {
-    /// The roster of an interface that is followed, with the statistics of its latest look.
-    pub fn roster(
-        &self,
-        id: InterfaceId,
-        statistics: &HashMap<PublicKey, Statistics>,
-    ) -> Option<Roster> {
+    /// The roster of an interface that is followed, with the statistics of its latest look,
+    /// if there was one.
+    pub fn roster(&self, id: InterfaceId, look: Option<&Look>) -> Option<Roster> {
         if self.retiring.contains(&id) {
             return None;
         }
@@ -32,6 +38,8 @@ impl Engine {
             interface: rule.name.clone(),
             ifindex: link.map(|link| link.index),
             up: link.is_some_and(|link| link.up),
+            looked: link.is_none() || look.is_some(),
+            look: look.map_or(0, |look| look.number),
             dedicated: peers.only().is_some()
                 && Family::ALL.iter().any(|family| interface.is_dedicated(*family)),
             rule: rule.reach.clone(),
@@ -41,7 +49,9 @@ impl Engine {
                     name: peer.name.clone(),
                     pinned: peer.pinned.iter().copied().collect(),
                     rule: peer.reach.clone().unwrap_or_default(),
-                    statistics: statistics.get(&peer.public_key).copied().unwrap_or_default(),
+                    statistics: look
+                        .and_then(|look| look.statistics.get(&peer.public_key).copied())
+                        .unwrap_or_default(),
                 })
                 .collect(),
         })

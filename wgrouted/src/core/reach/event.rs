@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     roster::Roster,
     rule::{ProbeKind, ReachRule},
+    status::Change,
 };
 use crate::core::{peer::PublicKey, route::IfIndex, time::Time};
 
@@ -24,7 +25,7 @@ pub struct ProbeId {
     pub subject: SubjectId,
     /// Which of its addresses.
     pub address: u8,
-    /// Grows by one with each probe of the peer.
+    /// Grows by one with each probe of the address.
     pub sequence: u64,
 }
 
@@ -86,6 +87,15 @@ pub enum ReachEvent {
         /// When it said so.
         at: Time,
     },
+}
+
+/// What comes out of the machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReachOutput {
+    /// Work for the edge.
+    Request(ReachRequest),
+    /// News for everybody.
+    Change(Change),
 }
 
 /// What reachability wants done.

@@ -1,11 +1,17 @@
 //! Which peers can be reached: what is known, how it is known, and what is said about it.
 //!
-//! Here live the pure parts: the rules ([`rule`]), whom they concern ([`roster`]), the messages to and
-//! from the edge ([`event`]), and what is published ([`status`]). Sockets, sinks and the
-//! clock are in `crate::reach`. Invariant: a peer of which nothing is heard, and of which nothing
+//! Here live the pure parts: the rules ([`rule`]), whom they concern ([`roster`]), one peer's state
+//! machine ([`liveness`]), the machine of all peers ([`machine`]), the messages to and from the edge
+//! ([`event`]), and what is published ([`status`]). Sockets, sinks and the clock are in
+//! `crate::reach`. Invariant: a peer of which nothing is heard, and of which nothing
 //! need be heard, is `unknown`, never `down`.
 
 pub mod event;
+mod hold;
+mod line;
+pub mod liveness;
+pub mod machine;
+mod passive;
 pub mod roster;
 pub mod rule;
 pub mod status;

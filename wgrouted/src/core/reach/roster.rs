@@ -19,8 +19,12 @@ pub struct Roster {
     pub ifindex: Option<IfIndex>,
     /// Administratively up.
     pub up: bool,
+    /// Its device was read, or there is none: who is not in `peers` is gone.
+    pub looked: bool,
     /// Whether it has one peer that owns the link.
     pub dedicated: bool,
+    /// Number of the look that `statistics` are from.
+    pub look: u64,
     /// How its peers are watched.
     pub rule: Option<LinkReach>,
     /// Its peers on the device.

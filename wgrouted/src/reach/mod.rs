@@ -6,6 +6,8 @@
 //! [`Board`] and in the log, tries again, and stops nothing else.
 
 pub mod board;
+pub mod packets;
+pub mod prober;
 
 use std::{
     sync::Arc,

@@ -1,0 +1,201 @@
+//! What is believed, and what is answered.
+
+use std::{
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use wgrouted::{
+    core::{
+        reach::{
+            event::{ProbeId, ReachRequest, SubjectId},
+            rule::ProbeKind::Udp,
+        },
+        time::Time,
+    },
+    reach::prober::datagram::{Datagram, Kind, LENGTH},
+};
+
+use crate::{
+    lab::{Asker, FAR, Lab, NEAR, PORT, SILENCE, answer, runtime, target},
+    support::netns::ip,
+};
+
+/// What a stranger asks.
+fn request() -> Datagram {
+    Datagram {
+        kind: Kind::Request,
+        probe: ProbeId { subject: SubjectId(1), address: 2, sequence: 3 },
+        sent: Time(Duration::from_secs(4)),
+        tag: 5,
+    }
+}
+
+#[test]
+#[ignore = "needs root: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn only_the_right_answer_from_the_right_address_is_believed() {
+    let lab = Lab::new();
+    lab.far.ip("addr add 10.0.0.3/24 dev far0");
+    lab.far.run(|| {
+        let socket = UdpSocket::bind((FAR, PORT)).unwrap();
+        let other = UdpSocket::bind(("10.0.0.3", PORT)).unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            let asked = Datagram::parse(&buffer[..length]).unwrap();
+            let right = asked.answer();
+            let later = ProbeId { sequence: right.probe.sequence + 1, ..right.probe };
+            for wrong in [
+                Datagram { tag: right.tag ^ 1, ..right },
+                Datagram { probe: later, ..right },
+                Datagram { sent: right.sent + Duration::from_millis(1), ..right },
+                // Nor is our own request an answer, and nobody has asked us to answer it.
+                asked,
+            ] {
+                socket.send_to(&wrong.encode(), from).unwrap();
+            }
+            other.send_to(&right.encode(), from).unwrap();
+            socket.send_to(&right.encode()[..LENGTH - 1], from).unwrap();
+            thread::sleep(2 * SILENCE);
+            socket.send_to(&right.encode(), from).unwrap();
+        });
+    });
+    runtime().block_on(async {
+        let mut asker = Asker::new();
+        asker.answer(vec![]);
+        let probe = asker.ask(target(lab.near_link(), FAR, Udp));
+        let answered = asker.answered(probe).await;
+        assert!(answered.rtt >= 2 * SILENCE, "a wrong one was believed: {answered:?}");
+        asker.silence().await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn only_named_links_are_answered_and_the_port_may_change() {
+    let lab = Lab::new();
+    runtime().block_on(async {
+        let (mut asker, near) = (Asker::new(), lab.near_link());
+        asker.answer(vec![]);
+        let nowhere = lab.far.prober(vec![answer(vec![])]);
+        asker.ask(target(near, FAR, Udp));
+        asker.silence().await;
+        drop(nowhere);
+        // One that it opened to send by does not answer either.
+        let far = lab.far_link();
+        let probe = ProbeId { subject: SubjectId(1), address: 0, sequence: 1 };
+        let sends = ReachRequest::Probe { probe, target: target(far, NEAR, Udp) };
+        let asks = lab.far.prober(vec![answer(vec![]), sends.clone()]);
+        asker.ask(target(near, FAR, Udp));
+        asker.silence().await;
+        drop(asks);
+        sleep(SILENCE).await;
+        let asks = lab.far.prober(vec![answer(vec![]), sends, answer(vec![far])]);
+        asker.all_answer(near, &[FAR], Udp).await;
+        drop(asks);
+        sleep(SILENCE).await;
+        let port = PORT + 1;
+        asker.prober.carry_out(ReachRequest::Answer { links: vec![], port });
+        let _there = lab
+            .far
+            .prober(vec![answer(vec![far]), ReachRequest::Answer { links: vec![far], port }]);
+        asker.all_answer(near, &[FAR, "fe80::2"], Udp).await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
+    let lab = Lab::new();
+    ip("addr add 10.0.0.9/24 dev near0");
+    ip("addr add fd00::9/64 dev near0 nodad");
+    lab.far.run(|| {
+        for (own, asked) in [(FAR, "10.0.0.9"), (FAR, NEAR), ("fd00::2", "fd00::9")] {
+            let (own, asked) = (own.to_owned(), asked.to_owned());
+            thread::spawn(move || {
+                // Started before anybody answers: it repeats itself.
+                let socket = UdpSocket::bind((own.as_str(), 0)).unwrap();
+                socket.set_read_timeout(Some(SILENCE)).unwrap();
+                let request = request();
+                let deaf = [
+                    request.answer().encode().to_vec(),
+                    [&request.encode()[..], b"more"].concat(),
+                    vec![0; LENGTH],
+                    vec![],
+                ];
+                let mut buffer = [0; 256];
+                let mut answers = 0;
+                for _ in 0..10 {
+                    deaf.iter().for_each(|octets| {
+                        socket.send_to(octets, (asked.as_str(), PORT)).unwrap();
+                    });
+                    socket.send_to(&request.encode(), (asked.as_str(), PORT)).unwrap();
+                    while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                        assert_eq!(buffer[..length], request.answer().encode());
+                        assert_eq!(from.ip().to_string(), asked);
+                        assert_eq!(from.port(), PORT);
+                        answers += 1;
+                    }
+                }
+                // Told to the asker by a datagram that is none.
+                println!("{asked} answered {answers} times");
+                assert!((5..=10).contains(&answers));
+                let done = format!("{asked} is done");
+                socket.send_to(done.as_bytes(), (NEAR_OF(&asked), 9999)).unwrap();
+            });
+        }
+    });
+    runtime().block_on(async {
+        let mut asker = Asker::new();
+        asker.answer(vec![lab.near_link()]);
+        let (v4, v6) = (
+            tokio::net::UdpSocket::bind((NEAR, 9999)).await.unwrap(),
+            tokio::net::UdpSocket::bind(("fd00::1", 9999)).await.unwrap(),
+        );
+        let mut buffer = [0; 64];
+        for socket in [&v4, &v4, &v6] {
+            tokio::time::timeout(crate::lab::PATIENCE, socket.recv(&mut buffer))
+                .await
+                .expect("all strangers are content")
+                .unwrap();
+        }
+        asker.silence().await;
+    });
+}
+
+/// Our first address of the same family.
+#[allow(non_snake_case, reason = "stands for a constant")]
+fn NEAR_OF(asked: &str) -> &'static str {
+    if asked.contains(':') { "fd00::1" } else { NEAR }
+}
+
+#[test]
+#[ignore = "needs root: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn a_flood_is_answered_in_measure() {
+    let lab = Lab::new();
+    let _there = lab.answer();
+    let near = lab.near_link();
+    assert!(near > 0);
+    let socket = UdpSocket::bind((NEAR, 0)).unwrap();
+    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    let began = Instant::now();
+    let (mut sent, mut answers) = (0_u32, 0_u32);
+    let mut buffer = [0; 64];
+    let listener = socket.try_clone().unwrap();
+    let listener = thread::spawn(move || {
+        while listener.recv(&mut buffer).is_ok() {
+            answers += 1;
+        }
+        answers
+    });
+    while began.elapsed() < Duration::from_secs(1) {
+        socket.send_to(&request().encode(), (FAR, PORT)).unwrap();
+        sent += 1;
+    }
+    let answers = listener.join().unwrap();
+    println!("{sent} requests in a second, {answers} answers");
+    assert!(sent > 12_000, "too slow to be a flood: {sent}");
+    assert!((1000..=12_000).contains(&answers), "{answers}");
+}

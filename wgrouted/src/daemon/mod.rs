@@ -222,8 +222,8 @@ impl Daemon {
             }
         });
         let started = Instant::now();
-        let reach =
-            Reach::start(config.reach.clone(), started).map_err(system("cannot start a thread"))?;
+        let reach = Reach::start(config.reach.clone(), config.filter.directory.clone(), started)
+            .map_err(system("cannot start a thread"))?;
         let rosters = Rosters::new(reach.feed().events.clone());
         rosters.configure(&config);
         let signals = "cannot handle signals";

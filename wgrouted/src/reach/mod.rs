@@ -10,6 +10,8 @@ pub mod packets;
 pub mod prober;
 
 use std::{
+    io,
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -22,23 +24,28 @@ use tokio::{
         mpsc::{self, UnboundedReceiver, UnboundedSender},
         watch,
     },
-    time::sleep,
+    task::JoinSet,
+    time::{sleep, timeout},
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use self::board::Board;
+use self::{board::Board, prober::Prober};
 use crate::core::{
     reach::{
         event::{ReachEvent, ReachOutput},
         machine::Machine,
         rule::ReachRule,
-        status::{Change, Reachability},
+        status::{Change, Reachability, State},
     },
     time::Time,
 };
 
 /// Figures are published this often when nothing else changes.
 const FIGURES: Duration = Duration::from_secs(1);
+/// A picture is published at most this often, however much changes.
+const PACE: Duration = Duration::from_millis(5);
+/// How long sinks may take to do what `on_exit` asks for.
+const CLOSING: Duration = Duration::from_secs(10);
 /// Events taken in between two looks at the clock.
 const BURST: usize = 256;
 /// News that a slow listener may be behind by; it is told that it missed some.
@@ -80,10 +87,11 @@ pub struct Reach {
 
 impl Reach {
     /// Starts it. `started` is the daemon's clock.
-    pub fn start(rule: ReachRule, started: Instant) -> std::io::Result<Reach> {
+    /// `filter` is where the packet filter's maps are pinned.
+    pub fn start(rule: ReachRule, filter: PathBuf, started: Instant) -> io::Result<Reach> {
         let (events, incoming) = mpsc::unbounded_channel();
         let (publish, picture) = watch::channel(Arc::new(Reachability::default()));
-        let (_configure, rule) = watch::channel(Arc::new(rule));
+        let (configure, rule) = watch::channel(Arc::new(rule));
         let (stop, stopping) = watch::channel(false);
         let (news, _) = broadcast::channel(NEWS);
         let board = Board::default();
@@ -91,7 +99,7 @@ impl Reach {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let done = thread::Builder::new().name("reach".to_owned()).spawn({
             let feed = feed.clone();
-            move || runtime.block_on(serve(incoming, feed, publish))
+            move || runtime.block_on(serve(incoming, feed, publish, configure, filter))
         })?;
         Ok(Reach { feed, stop, done: Some(done) })
     }
@@ -115,47 +123,71 @@ async fn serve(
     mut incoming: UnboundedReceiver<ReachEvent>,
     feed: Feed,
     publish: watch::Sender<Arc<Reachability>>,
+    configure: watch::Sender<Arc<ReachRule>>,
+    filter: PathBuf,
 ) {
     let mut stopping = feed.stopping.clone();
     let mut machine = Machine::new((**feed.rule.borrow()).clone());
+    let mut prober = Prober::new(feed.events.clone(), feed.started);
+    let mut sinks = JoinSet::new();
+    sinks.spawn(packets::follow(feed.clone(), filter));
     let mut published = Time::ZERO;
     loop {
         let now = feed.now();
         for output in machine.poll(now) {
             match output {
-                ReachOutput::Request(_) => {}
+                ReachOutput::Request(request) => prober.carry_out(request),
                 ReachOutput::Change(change) => tell(&feed, change),
             }
         }
-        let figures = published + FIGURES;
-        if machine.revision() != publish.borrow().revision || now >= figures {
+        let changed = machine.revision() != publish.borrow().revision;
+        if now >= published + if changed { PACE } else { FIGURES } {
             published = now;
             publish.send_replace(Arc::new(machine.picture(now)));
         }
+        let changed = machine.revision() != publish.borrow().revision;
+        let figures = published + if changed { PACE } else { FIGURES };
         let deadline = machine.deadline().unwrap_or(figures).min(figures);
         tokio::select! {
             biased;
-            _ = stopping.changed() => return,
+            _ = stopping.wait_for(|stop| *stop) => break,
             event = incoming.recv() => {
-                let Some(event) = event else { return };
-                take_in(&mut machine, event, &feed);
-                for _ in 0..BURST {
-                    let Ok(event) = incoming.try_recv() else { break };
-                    take_in(&mut machine, event, &feed);
+                let Some(event) = event else { break };
+                let mut next = Some(event);
+                let mut taken = 0;
+                while let Some(event) = next {
+                    if let ReachEvent::Configure { rule, .. } = &event {
+                        configure.send_replace(Arc::new(rule.clone()));
+                    }
+                    machine.handle(event, feed.now());
+                    taken += 1;
+                    next = if taken < BURST { incoming.try_recv().ok() } else { None };
                 }
             }
+            () = prober.tend() => {}
             () = sleep(deadline.since(feed.now())) => {}
         }
     }
-}
-
-fn take_in(machine: &mut Machine, event: ReachEvent, feed: &Feed) {
-    machine.handle(event, feed.now());
+    let done = async { while sinks.join_next().await.is_some() {} };
+    if timeout(CLOSING, done).await.is_err() {
+        warn!("not everybody could be told of the stop in time");
+    }
 }
 
 /// Tells people and whoever listens.
 fn tell(feed: &Feed, change: Change) {
     match &change {
+        Change::State { interface, peer, from, to: to @ State::Suspect, proof, .. }
+        | Change::State {
+            interface,
+            peer,
+            from: from @ State::Suspect,
+            to: to @ State::Up,
+            proof,
+            ..
+        } => {
+            debug!(interface, peer, ?from, ?to, ?proof, "reachability in doubt");
+        }
         Change::State { interface, peer, from, to, proof, rtt, .. } => {
             info!(interface, peer, ?from, ?to, ?proof, ?rtt, "reachability changed");
         }

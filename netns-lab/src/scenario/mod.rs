@@ -15,6 +15,7 @@ mod lifecycle;
 mod moves;
 mod peers;
 mod questions;
+mod reach;
 mod scale;
 mod service;
 mod support;
@@ -98,6 +99,7 @@ pub fn all() -> &'static [Scenario] {
         ]
         .concat();
         all.extend(filter::scenarios());
+        all.extend(reach::scenarios());
         all.extend(scale::SCENARIOS);
         all
     });

@@ -125,6 +125,23 @@ impl<'r, 't> Section<'r, 't> {
         }
     }
 
+    /// Whether something is written for a key.
+    pub(super) fn holds(&self, key: &'static str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Takes a value, or a list of them; what cannot be read is reported and left out.
+    pub(super) fn one_or_more<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&DeValue<'t>) -> Result<T, Problem>,
+    ) -> Vec<At<T>> {
+        match self.table.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(_)) => self.list(key, None, read).unwrap_or_default(),
+            _ => self.take(key, read).into_iter().collect(),
+        }
+    }
+
     /// Takes a value that must be there, such as in the example.
     pub(super) fn require<T>(
         &mut self,

@@ -6,6 +6,7 @@
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -363,6 +364,17 @@ pub enum Problem {
     /// Not an address.
     #[error("`{0}` is not an address: write one such as \"10.0.0.2\" or \"fe80::2\"")]
     Address(String),
+    /// Not an address with a port.
+    #[error(
+        "`{0}` is not an address with a port: write one such as \"127.0.0.1:9586\" or \"[::1]:9586\""
+    )]
+    SocketAddress(String),
+    /// Others could ask without a token.
+    #[error(
+        "{0} can be reached by others: add token_file = \"/etc/wgrouted/token\", or listen on \
+         127.0.0.1 or [::1]"
+    )]
+    OpenWithoutToken(SocketAddr),
     /// Not one line of text.
     #[error("`{0}` is not a line of text: write some, without line breaks")]
     Argument(String),

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, hash::Hash};
 
 use super::{
-    Config, Daemon, defaults,
+    Config, Daemon, api, defaults,
     document::{At, Report},
     error::Problem,
     filter::{self, meaning::Policies},
@@ -60,7 +60,8 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
     let interfaces = raws.into_iter();
     let whole = Whole { audit, policies: &policies, reach: &reach, report };
     let interfaces = interfaces.map(|raw| interface(raw, &whole)).collect();
-    Config { daemon: daemon(raw.daemon), filter, reach, interfaces }
+    let api = api::meaning(raw.api, report);
+    Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces }
 }
 
 fn daemon(raw: RawDaemon) -> Daemon {

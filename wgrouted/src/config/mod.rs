@@ -12,6 +12,7 @@ mod names;
 mod raw;
 mod value;
 
+pub mod api;
 pub mod defaults;
 pub mod filter;
 pub mod reach;
@@ -25,6 +26,7 @@ use std::{
 use serde::Serialize;
 
 pub use self::{
+    api::Api,
     error::{ConfigError, ConfigErrors, Position, Problem},
     filter::Filter,
     names::{NameKind, Names},
@@ -41,6 +43,8 @@ pub struct Config {
     pub filter: Filter,
     /// What concerns reachability as a whole.
     pub reach: ReachRule,
+    /// Who may ask over TCP.
+    pub api: Api,
     /// The interfaces, at least one, in file order.
     pub interfaces: Vec<InterfaceRule>,
 }
@@ -153,6 +157,7 @@ impl Config {
             daemon: Daemon::default(),
             filter: Filter::default(),
             reach: reach::rule_defaults(),
+            api: Api::default(),
             interfaces,
         }
     }

@@ -6,6 +6,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    api::RawApi,
     defaults,
     document::{At, Section},
     filter::raw::{RawFilter, RawLinkFilter},
@@ -28,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) daemon: RawDaemon,
     pub(super) filter: RawFilter,
     pub(super) reach: RawReach,
+    pub(super) api: RawApi,
     /// `None` if it is not a list of tables.
     pub(super) interfaces: Option<Vec<RawInterface>>,
 }
@@ -92,13 +94,14 @@ impl RawConfig {
         let daemon = RawDaemon::read(document.section("daemon"));
         let filter = RawFilter::read(document.section("filter"));
         let reach = RawReach::read(document.section("reach"));
+        let api = RawApi::read(document.section("api"));
         let interfaces = document.sections(
             "interface",
             "a table in double brackets, [[interface]],",
             |section| RawInterface::read(section, names),
         );
         document.finish();
-        RawConfig { daemon, filter, reach, interfaces }
+        RawConfig { daemon, filter, reach, api, interfaces }
     }
 }
 

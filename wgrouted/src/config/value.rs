@@ -3,7 +3,13 @@
 //! Here live the readers of single values. What depends on several values is `meaning`'s
 //! business.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
@@ -229,6 +235,13 @@ pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Problem> {
 pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Problem> {
     let given = text(value, "an address in quotes")?;
     given.parse().map_err(|_| Problem::Address(given.to_owned()))
+}
+
+/// An address and a TCP port to listen on.
+pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Problem> {
+    let given = text(value, "an address and a port in quotes")?;
+    let address = given.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
+    address.ok_or_else(|| Problem::SocketAddress(given.to_owned()))
 }
 
 /// Where babeld listens: a Unix socket's path, or a port of `::1`.

@@ -28,6 +28,7 @@ mod sim;
 
 mod codecs;
 mod hold;
+mod hooks;
 mod loss;
 mod mirror;
 mod order;

@@ -2,12 +2,13 @@
 //!
 //! Here live the pure parts: the rules ([`rule`]), whom they concern ([`roster`]), one peer's state
 //! machine ([`liveness`]), the machine of all peers ([`machine`]), the messages to and from the edge
-//! ([`event`]), and what is published ([`status`]). Sockets, sinks and the clock are in
-//! `crate::reach`. Invariant: a peer of which nothing is heard, and of which nothing
-//! need be heard, is `unknown`, never `down`.
+//! ([`event`]), what is published ([`status`]), and when hooks are told of it ([`hooks`]). Sockets,
+//! sinks and the clock are in `crate::reach`. Invariant: a peer of which nothing is heard, and of
+//! which nothing need be heard, is `unknown`, never `down`.
 
 pub mod event;
 mod hold;
+pub mod hooks;
 mod line;
 pub mod liveness;
 pub mod machine;

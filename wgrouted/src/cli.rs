@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use crate::{
     config::{self, Source, defaults},
     filter::probe::Fragment,
+    reach::top::Sort,
 };
 
 /// Keep WireGuard's AllowedIPs equal to the kernel's routes
@@ -82,6 +83,21 @@ pub enum Command {
         wgrouted show\n  \
         wgrouted show unresolved --interface wg0")]
     Show(Show),
+    /// Show which peers can be reached, and how that is known
+    #[command(after_long_help = "Example:\n  wgrouted peers --interface wg0")]
+    Peers(Only),
+    /// Show changes of peers as they come
+    ///
+    /// Begins with how everything is; ends with the daemon.
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted watch\n  \
+        wgrouted watch --json | jq 'select(.event == \"state\")'")]
+    Watch(Only),
+    /// Show peers with their state, round-trip time, rates, routes and drops, again every second
+    ///
+    /// Keys: q ends it, s sorts by something else. Prints once where it cannot be interactive.
+    #[command(after_long_help = "Example:\n  wgrouted top --sort rtt")]
+    Top(Top),
     /// Explain which peer gets an address, and why
     ///
     /// Names the route, the rule that led to the peer, the alternatives that lost, and what
@@ -258,12 +274,12 @@ pub enum FilterCommand {
     Check(Check),
     /// Show links, peers, modes and counters
     #[command(after_long_help = "Example:\n  wgrouted filter show --interface wg-b")]
-    Show(FilterSelection),
+    Show(Only),
     /// Show dropped packets as they come
     ///
     /// Samples: the daemon's `samples` bounds how many a second are taken.
     #[command(after_long_help = "Example:\n  wgrouted filter watch --json")]
-    Watch(FilterSelection),
+    Watch(Only),
     /// Ask what becomes of a packet
     ///
     /// Answers as the first packet of a flow is judged: once by the library, over the maps as the
@@ -274,15 +290,29 @@ pub enum FilterCommand {
     Test(FilterTest),
 }
 
-/// Arguments of `filter show` and `filter watch`.
+/// Arguments of commands that may be about one interface only.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct FilterSelection {
+pub struct Only {
     /// Only this interface
     #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
     pub interface: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `top`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// Only this interface
+    #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
+    pub interface: Option<String>,
+    /// What comes first
+    #[arg(short, long, value_enum, default_value_t)]
+    pub sort: Sort,
+    /// Print once
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Arguments of `filter test`.

@@ -7,8 +7,9 @@
 //! - [`core`] decides. It is pure: events and the time in, requests out. Everything else is I/O.
 //! - [`source`] turns rtnetlink into events.
 //! - [`target`] turns requests into WireGuard's generic netlink.
-//! - [`serve`] answers questions over a Unix socket; [`show`] prints the answers.
+//! - [`serve`] answers questions over a Unix socket and TCP; [`show`] prints the answers.
 //! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
+//! - [`live`] shows what changes while it does.
 //! - [`reach`] watches peers and tells routing daemons.
 //! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
 //!   reads everything once and changes nothing.
@@ -18,9 +19,11 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod filter;
+pub mod live;
 pub mod oneshot;
 pub mod reach;
 pub mod serve;
 pub mod show;
 pub mod source;
 pub mod target;
+mod terminal;

@@ -23,7 +23,8 @@ use wgrouted::{
         route::Link,
     },
     daemon::{self, Options, RunError, recording},
-    filter, oneshot,
+    filter, live, oneshot,
+    reach::list,
     serve::{
         client::{Client, ClientError},
         filter::{TestAnswer, TestQuery},
@@ -49,6 +50,8 @@ enum Failure {
     Netns(#[from] EnterError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Live(#[from] live::LiveError),
     #[error("the daemon's answer is not understood, it may be of another version: {0}")]
     Answer(#[from] serde_json::Error),
     #[error(transparent)]
@@ -95,6 +98,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => check(&args),
         Command::Plan(args) => plan(&global, &args),
         Command::Show(args) => show_view(&global, &args),
+        Command::Peers(args) => peers(&global, &args),
+        Command::Watch(args) => watch(&global, &args),
+        Command::Top(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (client, interface) = (client(&global), args.interface.as_deref());
+            Ok(runtime.block_on(live::top(&client, interface, args.sort, args.once))?)
+        }
         Command::Explain(args) => explain(&global, &args),
         Command::Resync => ask(client(&global).post("/v1/resync")).map(drop),
         Command::Replay(cli::Replay { file }) => {
@@ -158,14 +168,45 @@ fn filter_check(args: &Check) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-fn filter_resource(name: &str, args: &cli::FilterSelection) -> String {
+fn peers(global: &Global, args: &cli::Only) -> Result<(), Failure> {
+    let answer = ask(client(global).get(&narrowed("reachability", args)))?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        out.write_all(&answer)?;
+        writeln!(out)?;
+    } else {
+        list::print(&mut out, &serde_json::from_slice(&answer)?)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Ends with the daemon, or when nobody reads any more.
+fn watch(global: &Global, args: &cli::Only) -> Result<(), Failure> {
+    let mut events = live::Events::default();
+    let print = |data: &[u8]| -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        for event in events.take(data) {
+            if args.json {
+                out.write_all(&event)?;
+                writeln!(out)?;
+            } else {
+                list::print_event(&mut out, &serde_json::from_slice(&event)?)?;
+            }
+        }
+        out.flush()
+    };
+    let resource = narrowed("events", args);
+    Ok(ask(async { client(global).follow(&resource, print).await })??)
+}
+
+fn narrowed(name: &str, args: &cli::Only) -> String {
     let query: Vec<(&str, &str)> =
         args.interface.iter().map(|interface| ("interface", interface.as_str())).collect();
     resource(name, &query)
 }
 
-fn filter_show(global: &Global, args: &cli::FilterSelection) -> Result<(), Failure> {
-    let answer = ask(client(global).get(&filter_resource("filter", args)))?;
+fn filter_show(global: &Global, args: &cli::Only) -> Result<(), Failure> {
+    let answer = ask(client(global).get(&narrowed("filter", args)))?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         out.write_all(&answer)?;
@@ -177,7 +218,7 @@ fn filter_show(global: &Global, args: &cli::FilterSelection) -> Result<(), Failu
 }
 
 /// Ends with the daemon, or when nobody reads any more.
-fn filter_watch(global: &Global, args: &cli::FilterSelection) -> Result<(), Failure> {
+fn filter_watch(global: &Global, args: &cli::Only) -> Result<(), Failure> {
     let mut pending = Vec::new();
     let print = |data: &[u8]| -> io::Result<()> {
         pending.extend_from_slice(data);
@@ -193,7 +234,7 @@ fn filter_watch(global: &Global, args: &cli::FilterSelection) -> Result<(), Fail
         }
         out.flush()
     };
-    let resource = filter_resource("filter/samples", args);
+    let resource = narrowed("filter/samples", args);
     Ok(ask(async { client(global).follow(&resource, print).await })??)
 }
 

@@ -46,7 +46,10 @@ use crate::{
         time::Time,
     },
     reach::Reach,
-    serve::{Desk, Question, SOCKET, http},
+    serve::{
+        Desk, Question, SOCKET, http,
+        tcp::{Tcp, TcpError},
+    },
     source::rtnetlink::{self, Dumper, Monitor},
     target::{
         filter::{FilterTarget, KernelFilter},
@@ -108,6 +111,9 @@ pub enum RunError {
     /// The control socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] http::SocketError),
+    /// Nobody can ask over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The recording cannot be written.
     #[error("cannot record to {}: {source}", path.display())]
     Record {
@@ -160,6 +166,7 @@ struct Daemon {
     engine: Engine,
     rosters: Rosters,
     reach: Reach,
+    tcp: Tcp,
     started: Instant,
     source: Source,
     locks: Vec<Lock>,
@@ -215,15 +222,18 @@ impl Daemon {
             KernelFilter::new(&config.filter.directory),
             &event_sender,
         )?;
-        let desk = Desk::new(question_sender, event_sender, config.filter.directory.clone());
+        let started = Instant::now();
+        let reach = Reach::start(config.reach.clone(), config.filter.directory.clone(), started)
+            .map_err(system("cannot start a thread"))?;
+        let directory = config.filter.directory.clone();
+        let desk = Desk::new(question_sender, event_sender, directory, reach.feed().clone());
+        let mut tcp = Tcp::new(desk.clone());
+        tcp.configure(&config.api)?;
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, desk).await {
                 error!(%error, "the control socket is no longer served");
             }
         });
-        let started = Instant::now();
-        let reach = Reach::start(config.reach.clone(), config.filter.directory.clone(), started)
-            .map_err(system("cannot start a thread"))?;
         let rosters = Rosters::new(reach.feed().events.clone());
         rosters.configure(&config);
         let signals = "cannot handle signals";
@@ -232,6 +242,7 @@ impl Daemon {
             engine: Engine::new(config.interfaces, config.daemon.resync_interval),
             rosters,
             reach,
+            tcp,
             started,
             source: options.source.clone(),
             locks,
@@ -346,6 +357,9 @@ impl Daemon {
             }
         };
         if let Err(error) = lock_all(&mut self.locks, &config) {
+            return error!(%error, "the configuration was not loaded; going on with the old one");
+        }
+        if let Err(error) = self.tcp.configure(&config.api) {
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);

@@ -6,8 +6,12 @@
 //! [`Board`] and in the log, tries again, and stops nothing else.
 
 pub mod board;
+mod hooks;
+pub mod list;
 pub mod packets;
 pub mod prober;
+pub mod top;
+pub mod view;
 
 use std::{
     io,
@@ -75,6 +79,12 @@ impl Feed {
     pub fn now(&self) -> Time {
         Time(self.started.elapsed())
     }
+
+    /// Waits until the daemon is stopping, or is gone.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopping = self.stopping.clone();
+        async move { drop(stopping.wait_for(|stopping| *stopping).await.map(drop)) }
+    }
 }
 
 /// The thread.
@@ -131,19 +141,23 @@ async fn serve(
     let mut prober = Prober::new(feed.events.clone(), feed.started);
     let mut sinks = JoinSet::new();
     sinks.spawn(packets::follow(feed.clone(), filter));
+    sinks.spawn(hooks::serve(feed.clone()));
     let mut published = Time::ZERO;
+    let mut changes = Vec::new();
     loop {
         let now = feed.now();
         for output in machine.poll(now) {
             match output {
                 ReachOutput::Request(request) => prober.carry_out(request),
-                ReachOutput::Change(change) => tell(&feed, change),
+                ReachOutput::Change(change) => changes.push(change),
             }
         }
         let changed = machine.revision() != publish.borrow().revision;
         if now >= published + if changed { PACE } else { FIGURES } {
             published = now;
             publish.send_replace(Arc::new(machine.picture(now)));
+            // Behind the picture: whoever begins to listen and then looks has missed nothing.
+            changes.drain(..).for_each(|change| tell(&feed, change));
         }
         let changed = machine.revision() != publish.borrow().revision;
         let figures = published + if changed { PACE } else { FIGURES };

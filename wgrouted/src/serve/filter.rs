@@ -145,6 +145,21 @@ pub(super) async fn show(
     State(desk): State<Desk>,
     Query(Selection { interface }): Query<Selection>,
 ) -> Result<Response, Failure> {
+    let view = view(&desk).await?;
+    Ok(Json(match &interface {
+        Some(name) => {
+            if !view.status.links.iter().any(|link| link.interface == *name) {
+                return Err(Failure::NotFiltered(name.clone()));
+            }
+            view.only(name)
+        }
+        None => view,
+    })
+    .into_response())
+}
+
+/// Everything about the filter.
+pub(super) async fn view(desk: &Desk) -> Result<FilterView, Failure> {
     let (status, peers) =
         desk.ask(|engine| (engine.filter_status(), engine.filtered_peers())).await?;
     let readings = if peers.is_empty() {
@@ -157,17 +172,7 @@ pub(super) async fn show(
             Err(error) => Err(error.to_string()),
         }
     };
-    let view = FilterView::new(status, peers, readings);
-    Ok(Json(match &interface {
-        Some(name) => {
-            if !view.status.links.iter().any(|link| link.interface == *name) {
-                return Err(Failure::NotFiltered(name.clone()));
-            }
-            view.only(name)
-        }
-        None => view,
-    })
-    .into_response())
+    Ok(FilterView::new(status, peers, readings))
 }
 
 fn readings(reader: &FilterReader) -> Result<Readings, FilterError> {

@@ -1,11 +1,11 @@
 //! The control socket: HTTP over a Unix socket.
 //!
-//! Here live the resources and the socket itself. Every answer is JSON. Lists are written row by
-//! row while they are sent, so that a full table takes neither the daemon's time nor its memory
-//! twice.
+//! Here live the list of resources and the socket itself. Answers are JSON but for metrics and events.
+//! Lists are written row by row while they are sent, so that a full table takes neither the daemon's
+//! time nor its memory twice. Invariant: `dist/openapi.json` describes every resource.
 
 use std::{
-    io,
+    io::{self, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
 };
@@ -14,18 +14,21 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Json, Response},
-    routing::{get, post},
+    routing::{self, MethodRouter},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::UnixListener, sync::mpsc, task};
 
-use super::{Desk, Stopping, filter};
+use super::{Desk, Stopping, filter, metrics, reach};
 use crate::core::engine::Engine;
 
-/// Rows written in one piece.
-const ROWS: usize = 1024;
+/// Bytes that are sent in one piece.
+const PIECE: usize = 64 << 10;
+
+/// What all of this is, for programs.
+pub const OPENAPI: &str = include_str!("../../dist/openapi.json");
 
 /// Why the control socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,22 +68,49 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
+/// Everything that can be asked for, and how.
+fn resources() -> Vec<(&'static str, Method, MethodRouter<Desk>)> {
+    let get = |path, handler| (path, Method::GET, handler);
+    vec![
+        get("/metrics", routing::get(metrics::metrics)),
+        get("/v1/events", routing::get(reach::events)),
+        get("/v1/explain", routing::get(explain)),
+        get("/v1/filter", routing::get(filter::show)),
+        get("/v1/filter/samples", routing::get(filter::samples)),
+        get("/v1/filter/test", routing::get(filter::test)),
+        get("/v1/openapi.json", routing::get(openapi)),
+        get("/v1/peers", routing::get(reach::peers)),
+        get("/v1/pending", routing::get(pending)),
+        get("/v1/reachability", routing::get(reach::reachability)),
+        ("/v1/resync", Method::POST, routing::post(resync)),
+        get("/v1/routes", routing::get(routes)),
+        get("/v1/shadowed", routing::get(shadowed)),
+        get("/v1/status", routing::get(status)),
+        get("/v1/unresolved", routing::get(unresolved)),
+    ]
+}
+
+/// The paths of all resources, each with its method.
+pub fn paths() -> Vec<(&'static str, Method)> {
+    resources().into_iter().map(|(path, method, _)| (path, method)).collect()
+}
+
+/// Answers to all resources.
+pub fn router(desk: Desk) -> Router {
+    let resources = resources().into_iter();
+    resources
+        .fold(Router::new(), |router, (path, _, handler)| router.route(path, handler))
+        .with_state(desk)
+}
+
 /// Serves until the daemon ends.
 pub async fn serve(listener: UnixListener, desk: Desk) -> io::Result<()> {
-    let router = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/routes", get(routes))
-        .route("/v1/pending", get(pending))
-        .route("/v1/peers", get(peers))
-        .route("/v1/unresolved", get(unresolved))
-        .route("/v1/shadowed", get(shadowed))
-        .route("/v1/explain", get(explain))
-        .route("/v1/filter", get(filter::show))
-        .route("/v1/filter/test", get(filter::test))
-        .route("/v1/filter/samples", get(filter::samples))
-        .route("/v1/resync", post(resync))
-        .with_state(desk);
-    axum::serve(listener, router).await
+    axum::serve(listener, router(desk)).await
+}
+
+/// `GET /v1/openapi.json`.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 #[derive(Deserialize)]
@@ -102,6 +132,10 @@ pub(super) enum Failure {
     UnknownInterface(String),
     NotFiltered(String),
     Wrong(String),
+    /// The token is missing or wrong.
+    Unauthorized,
+    /// Not to be asked this way.
+    Forbidden(String),
 }
 
 impl From<Stopping> for Failure {
@@ -123,6 +157,14 @@ impl IntoResponse for Failure {
                 (StatusCode::NOT_FOUND, text)
             }
             Failure::Wrong(text) => (StatusCode::BAD_REQUEST, text),
+            Failure::Unauthorized => {
+                let text = "the token is missing or wrong: send the contents of `token_file` as \
+                            Authorization: Bearer TOKEN";
+                let body = Json(serde_json::json!({ "error": text }));
+                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+                return (StatusCode::UNAUTHORIZED, challenge, body).into_response();
+            }
+            Failure::Forbidden(text) => (StatusCode::FORBIDDEN, text),
         };
         (status, Json(serde_json::json!({ "error": error }))).into_response()
     }
@@ -138,10 +180,6 @@ async fn routes(desk: State<Desk>, selection: Query<Selection>) -> Result<Respon
 
 async fn pending(desk: State<Desk>, selection: Query<Selection>) -> Result<Response, Failure> {
     list(desk, selection, |engine, only| engine.pending(only)).await
-}
-
-async fn peers(desk: State<Desk>, selection: Query<Selection>) -> Result<Response, Failure> {
-    list(desk, selection, |engine, only| engine.peers(only)).await
 }
 
 async fn unresolved(desk: State<Desk>, selection: Query<Selection>) -> Result<Response, Failure> {
@@ -171,41 +209,74 @@ async fn list<T: Serialize + Send + 'static>(
     Query(Selection { interface }): Query<Selection>,
     question: impl FnOnce(&Engine, Option<&str>) -> Vec<T> + Send + 'static,
 ) -> Result<Response, Failure> {
-    let rows = desk
-        .ask(move |engine| {
-            if let Some(name) = &interface
-                && !engine.interfaces().any(|i| i.rule().name == *name)
-            {
-                return Err(Failure::UnknownInterface(name.clone()));
-            }
-            Ok(question(engine, interface.as_deref()))
-        })
-        .await??;
-    Ok(stream(rows))
+    Ok(rows(followed(&desk, interface, question).await?))
 }
 
-/// A JSON array, written piece by piece on another thread as the reader takes it.
-fn stream<T: Serialize + Send + 'static>(rows: Vec<T>) -> Response {
-    let (pieces, mut written) = mpsc::channel::<Result<Bytes, io::Error>>(2);
-    task::spawn_blocking(move || {
-        let mut buffer = vec![b'['];
+/// Asks about one interface, which must be followed, or about all.
+pub(super) async fn followed<T: Send + 'static>(
+    desk: &Desk,
+    interface: Option<String>,
+    question: impl FnOnce(&Engine, Option<&str>) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    desk.ask(move |engine| {
+        if let Some(name) = &interface
+            && !engine.interfaces().any(|i| i.rule().name == *name)
+        {
+            return Err(Failure::UnknownInterface(name.clone()));
+        }
+        Ok(question(engine, interface.as_deref()))
+    })
+    .await?
+}
+
+/// A JSON array.
+pub(super) fn rows<T: Serialize + Send + 'static>(rows: Vec<T>) -> Response {
+    written("application/json", move |out| {
+        out.write_all(b"[")?;
         for (at, row) in rows.iter().enumerate() {
             if at > 0 {
-                buffer.push(b',');
+                out.write_all(b",")?;
             }
-            if let Err(error) = serde_json::to_writer(&mut buffer, row) {
-                let _ = pieces.blocking_send(Err(error.into()));
-                return;
-            }
-            if at % ROWS == ROWS - 1
-                && pieces.blocking_send(Ok(std::mem::take(&mut buffer).into())).is_err()
-            {
-                return;
-            }
+            serde_json::to_writer(&mut *out, row)?;
         }
-        buffer.push(b']');
-        let _ = pieces.blocking_send(Ok(buffer.into()));
+        out.write_all(b"]")
+    })
+}
+
+/// What is written is sent piece by piece, as the reader takes it.
+pub(super) struct Pieces {
+    buffer: Vec<u8>,
+    to: mpsc::Sender<Result<Bytes, io::Error>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = std::mem::take(&mut self.buffer).into();
+        // The reader may have hung up.
+        self.to.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// An answer that is written on another thread.
+pub(super) fn written(
+    kind: &'static str,
+    write: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let (to, mut pieces) = mpsc::channel(2);
+    task::spawn_blocking(move || {
+        let mut out = Pieces { buffer: Vec::new(), to };
+        if let Err(error) = write(&mut out).and_then(|()| out.flush()) {
+            let _ = out.to.blocking_send(Err(error));
+        }
     });
-    let body = futures_util::stream::poll_fn(move |context| written.poll_recv(context));
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response()
+    let body = futures_util::stream::poll_fn(move |context| pieces.poll_recv(context));
+    ([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response()
 }

@@ -1,4 +1,4 @@
-//! What the daemon tells over its control socket.
+//! What the daemon tells over its control socket, and over TCP if it shall.
 //!
 //! Here live the questions and how they reach the engine. The engine answers between two events;
 //! whatever takes long, such as writing a million rows as JSON, happens elsewhere.
@@ -6,6 +6,12 @@
 pub mod client;
 pub mod filter;
 pub mod http;
+mod metrics;
+mod process;
+pub mod reach;
+pub mod tcp;
+mod text;
+pub mod token;
 
 use std::path::PathBuf;
 
@@ -13,7 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::filter::Samples;
 
-use crate::core::{engine::Engine, event::Event};
+use crate::{
+    core::{engine::Engine, event::Event},
+    reach::Feed,
+};
 
 /// The control socket's name in the runtime directory.
 pub const SOCKET: &str = "wgrouted.sock";
@@ -27,6 +36,7 @@ pub struct Desk {
     questions: mpsc::Sender<Question>,
     events: mpsc::Sender<Event>,
     samples: Samples,
+    feed: Feed,
 }
 
 /// The daemon is stopping.
@@ -36,18 +46,24 @@ pub struct Stopping;
 
 impl Desk {
     /// A desk whose questions arrive at `questions`, and whose orders are `events`. Below `filter`
-    /// are the pins of the packet filter.
+    /// are the pins of the packet filter; `feed` is reachability's.
     pub fn new(
         questions: mpsc::Sender<Question>,
         events: mpsc::Sender<Event>,
         filter: PathBuf,
+        feed: Feed,
     ) -> Self {
-        Desk { questions, events, samples: Samples::new(filter) }
+        Desk { questions, events, samples: Samples::new(filter), feed }
     }
 
     /// Samples of what the packet filter drops.
     pub(crate) fn samples(&self) -> &Samples {
         &self.samples
+    }
+
+    /// What reachability knows.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Asks the engine.

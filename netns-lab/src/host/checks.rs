@@ -1,4 +1,5 @@
-//! The checks that need no guest: formatting, lints, documentation, unit, property and doc tests.
+//! The checks that need no guest: formatting, lints, documentation, the packet filter's object,
+//! unit, property and doc tests.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::protocol::Verdict;
 
+use super::bpf;
 use super::plan::Item;
 use super::report::{Report, Totals};
 use super::workspace::Workspace;
@@ -36,6 +38,7 @@ pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<It
         };
         report.record(PLACE, name, &verdict, started.elapsed().as_secs_f64(), &log);
     }
+    object(workspace, &logs, report)?;
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     let log = logs.join("test.log");
@@ -56,6 +59,21 @@ pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<It
     };
     report.group(PLACE, "test", &verdict, totals, started.elapsed().as_secs_f64(), &log);
     Ok(left_out)
+}
+
+/// Verifies that the packet filter's committed object is what its sources give.
+fn object(workspace: &Workspace, logs: &Path, report: &Report) -> Result<()> {
+    let log = logs.join("bpf-object.log");
+    let started = Instant::now();
+    let checked = bpf::check(workspace, &|text| report.say(text));
+    let verdict = checked.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")));
+    let reason = match &verdict {
+        Verdict::Passed => "",
+        Verdict::Failed(reason) | Verdict::Skipped(reason) => reason,
+    };
+    fs::write(&log, reason).with_context(|| format!("cannot write {}", log.display()))?;
+    report.record(PLACE, "bpf-object", &verdict, started.elapsed().as_secs_f64(), &log);
+    Ok(())
 }
 
 /// Runs a command with its output in `log`; gives its success and that output.

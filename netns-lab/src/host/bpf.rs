@@ -153,13 +153,16 @@ impl Toolchain {
     fn flags(&self, workspace: &Workspace) -> Result<OsString> {
         let mut linker = OsString::from("-Clinker=");
         linker.push(&self.linker);
+        let rust = self.core.parent().context("no folder above Rust's source")?;
         let mut flags = vec![
             OsString::from("--cfg=bpf_target_arch=\"x86_64\""),
             OsString::from("-Clink-arg=--btf"),
             linker,
             remap(&workspace.root, "."),
-            remap(self.core.parent().context("no folder above Rust's source")?, "/rust"),
+            remap(rust, "/rust"),
         ];
+        // By this name cargo calls what lies below the root.
+        flags.extend(rust.strip_prefix(&workspace.root).map(|rust| remap(rust, "/rust")));
         let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
             let home = PathBuf::from(env::var_os("HOME")?);
             Some(home.join(".cargo"))

@@ -11,16 +11,18 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::host::equipment::{Equipment, Unsupported};
+use crate::host::kernel::Missing;
 use crate::host::machine::{Event, Face, Payload};
 use crate::host::place::{Choice, Place};
 use crate::host::plan::{self, Item};
-use crate::host::report::Report;
+use crate::host::report::{Report, Totals};
 use crate::host::run::Runner;
 use crate::host::vm::Size;
 use crate::host::workspace::Workspace;
 use crate::host::{bpf, checks, native, root};
 use crate::protocol::{Job, Message, Task, Verdict};
-use crate::{demo, guest, scenario};
+use crate::scenario::{self, Kernels};
+use crate::{demo, guest};
 
 #[derive(Parser)]
 #[command(
@@ -78,6 +80,9 @@ enum Cmd {
 struct TestOptions {
     /// Run only the scenarios whose name contains one of these
     names: Vec<String>,
+    /// Run only the tests whose name contains this: on the kernels, if they need root
+    #[arg(long = "test", value_name = "NAME")]
+    tests: Vec<String>,
     /// Run the scenarios only, without the checks by cargo
     #[arg(long)]
     scenarios: bool,
@@ -100,7 +105,7 @@ struct KernelOptions {
     /// WireGuard, else 6.1 and newest in QEMU)
     #[arg(long = "kernel", value_name = "V")]
     kernel: Vec<String>,
-    /// All kernels the project supports, in QEMU
+    /// All kernels the project supports, in QEMU; those that Debian no longer offers are skipped
     #[arg(long)]
     all_kernels: bool,
 }
@@ -158,10 +163,19 @@ fn test(options: &TestOptions) -> Result<bool> {
     let workspace = Workspace::find()?;
     let logs = workspace.cache.join("logs");
     let report = Report::new();
+    let everything = options.names.is_empty() && options.tests.is_empty();
     let mut items: Vec<Item> = selected.into_iter().map(Item::from).collect();
-    if options.names.is_empty() && !options.scenarios {
+    if !options.tests.is_empty() {
+        if options.names.is_empty() {
+            items.clear();
+        }
+        items.splice(0..0, checks::tests(&workspace, &options.tests, &logs, &report)?);
+    } else if everything && !options.scenarios {
         // Before the scenarios: they take longest.
         items.splice(0..0, checks::run(&workspace, &logs, &report)?);
+    }
+    if items.is_empty() {
+        return Ok(report.finish());
     }
     if let Err(error) = run_items(options, &items, &choice, &workspace, &logs, &report) {
         let reason = format!("{error:#}");
@@ -187,8 +201,14 @@ fn run_items(
     let say = |text: &str| report.say(text);
     let started = Instant::now();
     let mut equipment = Equipment::obtain(&workspace.cache, &say)?;
-    let mut places = Place::choose(&equipment, &payload, choice, false, &say)?;
+    let (mut places, missing) = Place::choose(&equipment, &payload, choice, false, &say)?;
     equipment.unlock();
+    for Missing { wanted, reason } in missing {
+        let there = items.iter().filter(|item| item.kernels == Kernels::Each);
+        let totals = Totals { skipped: there.count(), ..Totals::default() };
+        let verdict = Verdict::Skipped(reason);
+        report.group(&wanted.to_string(), "everything", &verdict, totals, 0.0, logs);
+    }
     let host = places.iter().any(|place| matches!(place, Place::Host { .. }));
     if *choice == Choice::Auto && !host && native::is_root() {
         // Good enough for what needs root only, and faster than any machine.
@@ -275,7 +295,7 @@ fn attended(
     let payload = payload(&workspace)?;
     let say = |text: &str| eprintln!("{text}");
     let mut equipment = Equipment::obtain(&workspace.cache, &say)?;
-    let places = Place::choose(&equipment, &payload, &choice, true, &say)?;
+    let (places, _) = Place::choose(&equipment, &payload, &choice, true, &say)?;
     equipment.unlock();
     let place = places.last().context("no kernel was chosen")?;
     let scratch = Scratch::new(&workspace.cache)?;

@@ -3,14 +3,14 @@
 //! Stable Rust suffices. What it lacks is fetched into the cache: the source of `core`, from the
 //! Debian package that matches this rustc, and bpf-linker, which is built on the LLVM that rustc
 //! brings. The toolchain itself is left as it was. The same sources give the same bytes wherever
-//! they lie, so the committed file can be verified by building it again.
+//! they lie (`rustc.sh`), so the committed file can be verified by building it again.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,6 +21,7 @@ use crate::protocol::Verdict;
 
 use super::apt::Apt;
 use super::equipment::Unsupported;
+use super::object::differences;
 use super::root;
 use super::workspace::Workspace;
 
@@ -31,6 +32,12 @@ const PACKAGE: &str = "ebpf-xdp";
 const BINARY: &str = "wgrouted-filter";
 const OBJECT: &str = "ebpf-xdp/object/wgrouted.bpf.o";
 const BUILDINFO: &str = "ebpf-xdp/object/BUILDINFO";
+/// Stands between cargo and rustc.
+const WRAPPER: &str = include_str!("rustc.sh");
+const REMEDY: &str = "run `cargo lab bpf` and commit what it writes";
+/// Both are meant for Rust's own build and tests; they are what there is on stable.
+const BOOTSTRAP: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
+const CORE_PLACE: &str = "__CARGO_TESTS_ONLY_SRC_ROOT";
 
 /// Builds the object file and puts it, and what it was built from, in their places.
 pub fn build(workspace: &Workspace, say: &dyn Fn(&str)) -> Result<()> {
@@ -53,9 +60,18 @@ pub fn check(workspace: &Workspace, say: &dyn Fn(&str)) -> Result<Verdict> {
     let read = |name: &str| {
         fs::read(workspace.root.join(name)).with_context(|| format!("cannot read {name}"))
     };
-    let text = String::from_utf8(read(BUILDINFO)?).context("BUILDINFO is no text")?;
-    let rustc = rustc_version()?;
+    let (committed, text) = (read(OBJECT)?, read(BUILDINFO)?);
+    let text = String::from_utf8(text).context("BUILDINFO is no text")?;
     let built_by = text.lines().find(|line| line.starts_with("rustc ")).unwrap_or_default();
+    // This takes no toolchain.
+    let now = Buildinfo::of(&workspace.root, built_by, &committed)?.to_string();
+    if now != text {
+        let missing = now.lines().find(|line| !text.lines().any(|other| other == *line));
+        let missing = missing.unwrap_or("this and no more");
+        let reason = format!("{BUILDINFO} does not say `{missing}`: {REMEDY}");
+        return Ok(Verdict::Failed(reason));
+    }
+    let rustc = rustc_version()?;
     if built_by != rustc {
         return Ok(Verdict::Skipped(format!(
             "the object was built by {built_by}, this is {rustc}"
@@ -65,15 +81,12 @@ pub fn check(workspace: &Workspace, say: &dyn Fn(&str)) -> Result<Verdict> {
         Ok(toolchain) => toolchain,
         Err(error) => return Ok(Verdict::Skipped(format!("no BPF toolchain: {error:#}"))),
     };
-    let object = toolchain.build(workspace, say)?;
-    let remedy = "run `cargo lab bpf` and commit what it writes";
-    Ok(if object != read(OBJECT)? {
-        Verdict::Failed(format!("{OBJECT} is not what its sources give: {remedy}"))
-    } else if Buildinfo::of(&workspace.root, &rustc, &object)?.to_string() != text {
-        Verdict::Failed(format!("{BUILDINFO} does not say what was built: {remedy}"))
-    } else {
-        Verdict::Passed
-    })
+    let differences = differences(&committed, &toolchain.build(workspace, say)?)?;
+    if differences.is_empty() {
+        return Ok(Verdict::Passed);
+    }
+    let differences = differences.join("\n");
+    Ok(Verdict::Failed(format!("{OBJECT} is not what its sources give: {REMEDY}\n{differences}")))
 }
 
 /// What rustc lacks for this target.
@@ -82,6 +95,7 @@ struct Toolchain {
     /// The folder `library` of Rust's source.
     core: PathBuf,
     linker: PathBuf,
+    wrapper: PathBuf,
     cache: PathBuf,
 }
 
@@ -94,19 +108,33 @@ impl Toolchain {
         let sysroot = PathBuf::from(rustc(&["--print", "sysroot"])?);
         let core = core_source(&sysroot, workspace, &cache, say)?;
         let linker = linker(&sysroot, workspace, &cache, say)?;
-        Ok(Toolchain { sysroot, core, linker, cache })
+        let wrapper = cache.join("rustc.sh");
+        fs::write(&wrapper, WRAPPER).context("cannot write a wrapper of rustc")?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
+            .context("cannot open a wrapper of rustc to be run")?;
+        let toolchain = Toolchain { sysroot, core, linker, wrapper, cache };
+        // The crates that `core` is locked to are a part of it.
+        let mut fetch = toolchain.cargo(workspace, "fetch");
+        root::check(&mut fetch).context("cannot fetch the crates")?;
+        Ok(toolchain)
+    }
+
+    /// A cargo command that also knows how to build `core`.
+    fn cargo(&self, workspace: &Workspace, command: &str) -> Command {
+        let mut cargo = workspace.cargo();
+        cargo.args([command, "--quiet", "--locked", "--target", TARGET, "-Zbuild-std=core"]);
+        cargo.env(BOOTSTRAP.0, BOOTSTRAP.1).env(CORE_PLACE, &self.core);
+        cargo
     }
 
     /// The object's bytes.
     fn build(&self, workspace: &Workspace, say: &dyn Fn(&str)) -> Result<Vec<u8>> {
         say("building the packet filter's programs");
         let target = self.cache.join("target");
-        let mut cargo = workspace.cargo();
-        cargo.args(["build", "--quiet", "--locked", "--profile", "bpf", "--package", PACKAGE]);
-        cargo.args(["--bin", BINARY, "--features", "program", "--target", TARGET]);
-        cargo.arg("-Zbuild-std=core").arg("--target-dir").arg(&target);
-        // Both are meant for Rust's own build and tests; they are what there is on stable.
-        cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", &self.core);
+        let mut cargo = self.cargo(workspace, "build");
+        cargo.args(["--profile", "bpf", "--package", PACKAGE, "--bin", BINARY]);
+        cargo.args(["--features", "program", "--target-dir"]).arg(&target);
+        cargo.env("RUSTC_WRAPPER", &self.wrapper).env_remove("RUSTC_WORKSPACE_WRAPPER");
         cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace)?);
         root::check(&mut cargo)?;
         let linked = target.join(TARGET).join("bpf").join(BINARY);
@@ -125,13 +153,16 @@ impl Toolchain {
     fn flags(&self, workspace: &Workspace) -> Result<OsString> {
         let mut linker = OsString::from("-Clinker=");
         linker.push(&self.linker);
+        let rust = self.core.parent().context("no folder above Rust's source")?;
         let mut flags = vec![
             OsString::from("--cfg=bpf_target_arch=\"x86_64\""),
             OsString::from("-Clink-arg=--btf"),
             linker,
             remap(&workspace.root, "."),
-            remap(self.core.parent().context("no folder above Rust's source")?, "/rust"),
+            remap(rust, "/rust"),
         ];
+        // By this name cargo calls what lies below the root.
+        flags.extend(rust.strip_prefix(&workspace.root).map(|rust| remap(rust, "/rust")));
         let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
             let home = PathBuf::from(env::var_os("HOME")?);
             Some(home.join(".cargo"))
@@ -332,7 +363,20 @@ mod tests {
         let info = String::from_utf8(read(BUILDINFO)).expect("a text");
         let rustc = info.lines().next().expect("a first line");
         let now = Buildinfo::of(root, rustc, &read(OBJECT)).expect("readable sources");
-        assert_eq!(info, now.to_string(), "run `cargo lab bpf` and commit what it writes");
+        assert_eq!(info, now.to_string(), "{REMEDY}");
+    }
+
+    /// What cargo derives from the places of sources does not reach the compiler.
+    #[test]
+    fn the_compiler_does_not_know_where_crates_lie() {
+        let run = |metadata: &str| {
+            let mut sh = Command::new("sh");
+            sh.args(["-c", WRAPPER, "rustc.sh", "printf", r"%s\n", "a b", "", "-C", metadata]);
+            sh.env("CARGO_PKG_NAME", "core").env("CARGO_PKG_VERSION", "0.0.0");
+            String::from_utf8(root::check(&mut sh).expect("sh")).expect("a text")
+        };
+        assert_eq!(run("metadata=24bd5dbf04cc6697"), "a b\n\n-C\nmetadata=core-0.0.0\n");
+        assert_eq!(run("metadata=24bd5dbf04cc6697"), run("metadata=016fbb88c4c1637f"));
     }
 
     #[test]

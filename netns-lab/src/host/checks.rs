@@ -1,7 +1,8 @@
-//! The checks that need no guest: formatting, lints, documentation, unit, property and doc tests.
+//! The checks that need no guest: formatting, lints, documentation, the packet filter's object,
+//! unit, property and doc tests.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::protocol::Verdict;
 
+use super::bpf;
 use super::plan::Item;
 use super::report::{Report, Totals};
 use super::workspace::Workspace;
@@ -17,9 +19,8 @@ const PLACE: &str = "cargo";
 
 /// Runs them all. Gives the tests that were left out because they need root or WireGuard; they
 /// are not counted here.
-pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<Item>> {
-    let logs = logs.join(PLACE);
-    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+pub fn run(workspace: &Workspace, all: &Path, report: &Report) -> Result<Vec<Item>> {
+    let logs = folder(all)?;
     let checks: [(&str, &[&str]); 3] = [
         ("fmt", &["fmt", "--all", "--check"]),
         ("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
@@ -36,8 +37,21 @@ pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<It
         };
         report.record(PLACE, name, &verdict, started.elapsed().as_secs_f64(), &log);
     }
+    object(workspace, &logs, report)?;
+    tests(workspace, &[], all, report)
+}
+
+/// Runs the tests whose name contains one of these; all of them for no names. Gives those that were
+/// left out.
+pub fn tests(
+    workspace: &Workspace,
+    names: &[String],
+    logs: &Path,
+    report: &Report,
+) -> Result<Vec<Item>> {
+    let logs = folder(logs)?;
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--"]).args(names);
     let log = logs.join("test.log");
     let started = Instant::now();
     let (success, text) = logged(&mut cargo, &log)?;
@@ -47,6 +61,11 @@ pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<It
     let failed: Vec<_> = text.lines().filter_map(failed_test).collect();
     let verdict = match (success, totals.failed) {
         (true, 0) if totals.passed > 0 => Verdict::Passed,
+        (true, 0) if !names.is_empty() && !left_out.is_empty() => return Ok(left_out),
+        (true, 0) if !names.is_empty() => {
+            totals.failed += 1;
+            Verdict::Failed(format!("no test's name contains {}", names.join(" or ")))
+        }
         (false, 1..) => Verdict::Failed(format!("{} failed:\n{}", failed.len(), failed.join("\n"))),
         // It did not compile, or a test program died, or nothing was tested at all.
         _ => {
@@ -56,6 +75,27 @@ pub fn run(workspace: &Workspace, logs: &Path, report: &Report) -> Result<Vec<It
     };
     report.group(PLACE, "test", &verdict, totals, started.elapsed().as_secs_f64(), &log);
     Ok(left_out)
+}
+
+fn folder(logs: &Path) -> Result<PathBuf> {
+    let logs = logs.join(PLACE);
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    Ok(logs)
+}
+
+/// Verifies that the packet filter's committed object is what its sources give.
+fn object(workspace: &Workspace, logs: &Path, report: &Report) -> Result<()> {
+    let log = logs.join("bpf-object.log");
+    let started = Instant::now();
+    let checked = bpf::check(workspace, &|text| report.say(text));
+    let verdict = checked.unwrap_or_else(|error| Verdict::Failed(format!("{error:#}")));
+    let reason = match &verdict {
+        Verdict::Passed => "",
+        Verdict::Failed(reason) | Verdict::Skipped(reason) => reason,
+    };
+    fs::write(&log, reason).with_context(|| format!("cannot write {}", log.display()))?;
+    report.record(PLACE, "bpf-object", &verdict, started.elapsed().as_secs_f64(), &log);
+    Ok(())
 }
 
 /// Runs a command with its output in `log`; gives its success and that output.

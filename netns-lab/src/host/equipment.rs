@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::apt::{Apt, TOOLS_SUITE};
-use super::kernel::{self, Kernel, Offer, Wanted};
+use super::kernel::{self, Kernel, Missing, Wanted};
 use super::root::{self, Recipe, Root};
 
 /// What scenarios and labbers find in the guest.
@@ -114,29 +114,21 @@ impl Equipment {
         Ok(Equipment { guest, tools, apt, cache: cache.to_owned(), lock: Some(lock) })
     }
 
-    /// The kernels wanted, each once, oldest first.
-    pub fn kernels(&self, wanted: &[Wanted], say: &dyn Fn(&str)) -> Result<Vec<Kernel>> {
+    /// The kernels wanted, each once, oldest first; and those that Debian does not offer.
+    pub fn kernels(
+        &self,
+        wanted: &[Wanted],
+        say: &dyn Fn(&str),
+    ) -> Result<(Vec<Kernel>, Vec<Missing>)> {
         if wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         }
         let offers = kernel::offers(&self.apt.show(kernel::PACKAGES)?);
-        let mut chosen: Vec<&Offer> = Vec::new();
-        for one in wanted {
-            let Some(offer) = kernel::choose(&offers, one) else {
-                bail!(
-                    "Debian offers no cloud kernel {one} that is whole (it offers {})",
-                    releases(&offers)
-                );
-            };
-            chosen.push(offer);
-        }
-        chosen.sort_by_key(|offer| offers.iter().position(|own| own == *offer));
-        chosen.dedup();
+        let (chosen, missing) = kernel::choose_all(&offers, wanted);
         let cache = self.cache.join("kernels");
-        chosen
-            .iter()
-            .map(|offer| Kernel::obtain(&cache, offer, &self.apt, &self.tools, say))
-            .collect()
+        let obtain = |offer| Kernel::obtain(&cache, offer, &self.apt, &self.tools, say);
+        let kernels: Result<_> = chosen.into_iter().map(obtain).collect();
+        Ok((kernels?, missing))
     }
 
     /// A command that starts QEMU.
@@ -220,10 +212,6 @@ fn complete(root: &Path) -> Result<()> {
         }
     }
     root::check(Command::new(root.join("usr/sbin/ldconfig")).arg("-r").arg(root)).map(drop)
-}
-
-fn releases(offers: &[Offer]) -> String {
-    offers.iter().map(|offer| offer.release.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The major version of the QEMU installed on this machine, if one is.

@@ -122,6 +122,36 @@ pub fn choose<'a>(offers: &'a [Offer], wanted: &Wanted) -> Option<&'a Offer> {
     })
 }
 
+/// A kernel that is wanted and not on offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The kernel.
+    pub wanted: Wanted,
+    /// What there is instead.
+    pub reason: String,
+}
+
+/// For each that is wanted its newest offer, each once, oldest first; and what has none. `offers`
+/// are sorted.
+pub fn choose_all<'a>(offers: &'a [Offer], wanted: &[Wanted]) -> (Vec<&'a Offer>, Vec<Missing>) {
+    let mut chosen = Vec::new();
+    let mut missing = Vec::new();
+    for one in wanted {
+        if let Some(offer) = choose(offers, one) {
+            chosen.push(offer);
+        } else {
+            let releases: Vec<_> = offers.iter().map(|offer| offer.release.as_str()).collect();
+            let releases = releases.join(", ");
+            let reason =
+                format!("Debian offers no cloud kernel {one} that is whole (it offers {releases})");
+            missing.push(Missing { wanted: one.clone(), reason });
+        }
+    }
+    chosen.sort_by_key(|offer| offers.iter().position(|own| own == *offer));
+    chosen.dedup();
+    (chosen, missing)
+}
+
 impl Kernel {
     /// Finds the kernel in `cache`, or downloads and prepares it.
     pub fn obtain(
@@ -302,6 +332,19 @@ Version: 7.3.4-1
         assert_eq!(
             names,
             ["linux-binary-7.2.12+deb13-cloud-amd64", "linux-modules-7.2.12+deb13-cloud-amd64"]
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_is_gone_is_told_and_the_others_stay() {
+        let offers = offers(&stanzas(INDEX));
+        let wanted = ["newest", "6.18", "6.1", "7.2"].map(|one| one.parse().expect("a version"));
+        let (chosen, missing) = choose_all(&offers, &wanted);
+        let releases: Vec<_> = chosen.iter().map(|offer| offer.release.as_str()).collect();
+        assert_eq!(releases, ["6.1.0-50-cloud-amd64", "7.2.12+deb13-cloud-amd64"]);
+        assert!(
+            matches!(&missing[..], [one] if one.wanted == wanted[1] && one.reason.contains("6.18")),
+            "{missing:?}"
         );
     }
 

@@ -11,6 +11,7 @@ pub mod equipment;
 pub mod kernel;
 pub mod machine;
 pub mod native;
+pub mod object;
 pub mod place;
 pub mod plan;
 pub mod report;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::protocol::{Job, Message};
 
 use super::equipment::Equipment;
-use super::kernel::{Kernel, Wanted};
+use super::kernel::{Kernel, Missing, Wanted};
 use super::machine::{Event, Face, Machine, Payload};
 use super::vm::{self, Accelerator, Size};
 use super::{native, root};
@@ -45,6 +45,8 @@ pub enum Choice {
         host: bool,
         /// The others.
         wanted: Vec<Wanted>,
+        /// Whether one of them may be missing: Debian drops old kernels.
+        lenient: bool,
     },
 }
 
@@ -61,38 +63,41 @@ impl Choice {
         let host = words.contains(&"host");
         let others = words.into_iter().filter(|word| *word != "host");
         let wanted = others.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Choice::Kernels { host, wanted })
+        Ok(Choice::Kernels { host, wanted, lenient: all })
     }
 }
 
 impl Place {
-    /// The places for `choice`, the newest kernel last. Says what it chose and why. With
-    /// `single`, only the one that represents them best: the last.
+    /// The places for `choice`, the newest kernel last, and the kernels that it does without. Says
+    /// what it chose and why. With `single`, only the one that represents them best: the last.
     pub fn choose(
         equipment: &Equipment,
         payload: &Payload,
         choice: &Choice,
         single: bool,
         say: &dyn Fn(&str),
-    ) -> Result<Vec<Place>> {
-        let (host, wanted) = match choice {
+    ) -> Result<(Vec<Place>, Vec<Missing>)> {
+        let (host, wanted, lenient) = match choice {
             Choice::Auto => match native::obstacle(equipment) {
-                None => (true, Vec::new()),
+                None => (true, Vec::new(), false),
                 Some(reason) => {
                     say(&format!("this kernel has no usable WireGuard ({reason}): using machines"));
                     let wanted = DEFAULT_KERNELS.iter().skip(usize::from(single));
                     let parse = |text: &&str| text.parse().expect("constants of the right form");
-                    (false, wanted.map(parse).collect())
+                    (false, wanted.map(parse).collect(), false)
                 }
             },
-            Choice::Kernels { host, wanted } => (*host, wanted.clone()),
+            Choice::Kernels { host, wanted, lenient } => (*host, wanted.clone(), *lenient),
         };
         let mut places = Vec::new();
         if host {
             say("running on this machine's own kernel, in private namespaces");
             places.push(Place::Host { wireguard: true });
         }
-        let kernels = equipment.kernels(&wanted, say)?;
+        let (kernels, missing) = equipment.kernels(&wanted, say)?;
+        if let Some(Missing { reason, .. }) = missing.first().filter(|_| !lenient) {
+            bail!("{reason}");
+        }
         if let Some(kernel) = kernels.last() {
             let accelerator = accelerator(equipment, kernel, payload)?;
             for kernel in kernels {
@@ -103,7 +108,7 @@ impl Place {
         if single {
             places.drain(..places.len().saturating_sub(1));
         }
-        Ok(places)
+        Ok((places, missing))
     }
 
     /// Whether WireGuard is there.
@@ -190,15 +195,16 @@ mod tests {
         let wanted = vec![Wanted::Version(vec![6, 1]), Wanted::Newest];
         assert_eq!(
             parse(&["6.1,newest"], false),
-            Ok(Choice::Kernels { host: false, wanted: wanted.clone() })
+            Ok(Choice::Kernels { host: false, wanted: wanted.clone(), lenient: false })
         );
         assert_eq!(
             parse(&["host", "6.1", "newest"], false),
-            Ok(Choice::Kernels { host: true, wanted })
+            Ok(Choice::Kernels { host: true, wanted, lenient: false })
         );
-        assert!(
-            matches!(parse(&[], true), Ok(Choice::Kernels { wanted, .. }) if wanted.len() == 4)
-        );
+        assert!(matches!(
+            parse(&[], true),
+            Ok(Choice::Kernels { wanted, lenient: true, .. }) if wanted.len() == 4
+        ));
         assert!(parse(&["6.x"], false).is_err());
     }
 }

@@ -9,6 +9,7 @@ use wgrouted::core::reach::rule::ProbeKind::{Icmp, Off, Udp};
 use crate::{
     lab::{
         Asker, FAR, FAR_LINK_LOCAL, FAR_V6, Lab, PATIENCE, PORT, far_addresses, runtime, target,
+        wait_up,
     },
     support::netns::ip,
 };
@@ -51,6 +52,7 @@ fn a_link_that_was_made_anew_is_probed_again() {
         let probe = asker.ask(target(last, FAR, Icmp));
         assert_eq!(asker.unsent(probe).await, libc::ENETUNREACH);
         ip("link set near0 up");
+        wait_up("near0");
         asker.all_answer(last, &[FAR], Icmp).await;
     });
 }

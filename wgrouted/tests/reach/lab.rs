@@ -137,6 +137,9 @@ impl Lab {
         self.far.ip("link set far0 addrgenmode none");
         self.far.ip("link set far0 up");
         self.far.ip(format!("addr add {FAR_LINK_LOCAL}/64 dev far0 nodad"));
+        // Until then both drop what they send, and who asks for a neighbour asks again in a second.
+        wait_up("near0");
+        self.far.run(|| wait_up("far0"));
     }
 
     pub(crate) fn near_link(&self) -> IfIndex {
@@ -150,6 +153,15 @@ impl Lab {
     /// Answers there.
     pub(crate) fn answer(&self) -> FarProber {
         self.far.prober(vec![answer(vec![self.far_link()])])
+    }
+}
+
+/// Waits until a link carries packets.
+pub(crate) fn wait_up(name: &str) {
+    let limit = Instant::now() + PATIENCE;
+    while !ip(&format!("link show {name}")).contains("state UP") {
+        assert!(Instant::now() < limit, "{name} stays down");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -126,7 +126,13 @@ impl Lab {
 
     /// Makes the cable.
     pub(crate) fn connect(&self) {
-        ip(&format!("link add name near0 type veth peer name far0 netns {}", self.far.space));
+        self.connect_as("");
+    }
+
+    /// The same, with more to say about the near end.
+    pub(crate) fn connect_as(&self, more: &str) {
+        let space = &self.far.space;
+        ip(&format!("link add name near0 {more} type veth peer name far0 netns {space}"));
         ip(&format!("addr add {NEAR}/24 dev near0"));
         ip("addr add fd00::1/64 dev near0 nodad");
         ip("link set near0 addrgenmode none");
@@ -137,7 +143,7 @@ impl Lab {
         self.far.ip("link set far0 addrgenmode none");
         self.far.ip("link set far0 up");
         self.far.ip(format!("addr add {FAR_LINK_LOCAL}/64 dev far0 nodad"));
-        // Until then both drop what they send, and who asks for a neighbour asks again in a second.
+        // Until then packets are dropped, and who asks for a neighbour asks again in a second.
         wait_up("near0");
         self.far.run(|| wait_up("far0"));
     }
@@ -156,10 +162,12 @@ impl Lab {
     }
 }
 
-/// Waits until a link carries packets.
-pub(crate) fn wait_up(name: &str) {
+/// Waits until a link carries packets and its addresses are ours: IPv6's are added before they are
+/// routed (`addrconf_dad_work`, net/ipv6/addrconf.c).
+fn wait_up(name: &str) {
     let limit = Instant::now() + PATIENCE;
-    while !ip(&format!("link show {name}")).contains("state UP") {
+    let local = |prefix: &str| ip("-6 route show table local").contains(&format!("local {prefix}"));
+    while !ip(&format!("link show {name}")).contains("state UP") || !local("fd") || !local("fe80") {
         assert!(Instant::now() < limit, "{name} stays down");
         thread::sleep(Duration::from_millis(5));
     }

@@ -94,7 +94,7 @@ fn delay_shows_in_the_round_trip_time() {
             let probe = asker.ask(target(lab.near_link(), FAR, Udp));
             let rtt = asker.answered(probe).await.rtt;
             println!("an echo after {delay:?}: {rtt:?}");
-            assert!(rtt >= delay && rtt < 4 * delay, "{rtt:?}");
+            assert!(rtt >= delay && rtt < 20 * delay, "{rtt:?}");
         }
     });
 }
@@ -119,7 +119,7 @@ fn delay_of_the_cable_shows_in_the_round_trip_time() {
             let probe = asker.ask(target(link, address, Icmp));
             let rtt = asker.answered(probe).await.rtt;
             println!("40 ms to {address}: {rtt:?}");
-            assert!(rtt >= Duration::from_millis(40) && rtt < Duration::from_millis(200));
+            assert!(rtt >= Duration::from_millis(40) && rtt < Duration::from_secs(1));
         }
     });
 }

@@ -30,6 +30,7 @@ use crate::support::netns::{self, index, ip, sysctl};
 
 pub(crate) const PORT: u16 = 6696;
 pub(crate) const NEAR: &str = "10.0.0.1";
+pub(crate) const NEAR_V6: &str = "fd00::1";
 pub(crate) const FAR: &str = "10.0.0.2";
 pub(crate) const FAR_V6: &str = "fd00::2";
 pub(crate) const FAR_LINK_LOCAL: &str = "fe80::2";
@@ -94,7 +95,7 @@ impl Far {
                         () = pass_on => {}
                         _ = stopped => {}
                     }
-                })
+                });
             })
         });
         is_ready.recv().unwrap();
@@ -134,7 +135,7 @@ impl Lab {
         let space = &self.far.space;
         ip(&format!("link add name near0 {more} type veth peer name far0 netns {space}"));
         ip(&format!("addr add {NEAR}/24 dev near0"));
-        ip("addr add fd00::1/64 dev near0 nodad");
+        ip(&format!("addr add {NEAR_V6}/64 dev near0 nodad"));
         ip("link set near0 addrgenmode none");
         ip("link set near0 up");
         ip("addr add fe80::1/64 dev near0 nodad");

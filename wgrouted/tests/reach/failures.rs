@@ -10,7 +10,7 @@ use crate::{
     lab::{
         Asker, FAR, FAR_LINK_LOCAL, FAR_V6, Lab, PATIENCE, PORT, far_addresses, runtime, target,
     },
-    support::netns::ip,
+    support::netns::{self, ip},
 };
 
 #[test]
@@ -125,5 +125,26 @@ fn a_port_that_is_taken_is_tried_again() {
         asker.all_answer(near, &[FAR], Udp).await;
         // Then there is nothing more to be done.
         timeout(4 * crate::lab::SILENCE, asker.prober.tend()).await.unwrap_err();
+    });
+}
+
+#[test]
+#[ignore = "needs root and WireGuard: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn wireguard_says_why_it_does_not_send() {
+    assert!(netns::fresh(), "needs root");
+    ip("link add name wg0 type wireguard");
+    ip("addr add 10.0.0.1/24 dev wg0");
+    ip("addr add fe80::1/64 dev wg0");
+    ip("link set wg0 up");
+    let wg0 = netns::index("wg0");
+    runtime().block_on(async {
+        let mut asker = Asker::new();
+        asker.answer(vec![wg0]);
+        for kind in [Icmp, Udp] {
+            for address in far_addresses().into_iter().filter(|address| *address != FAR_V6) {
+                let probe = asker.ask(target(wg0, address, kind));
+                assert_eq!(asker.unsent(probe).await, libc::ENOKEY, "{kind:?} {address}");
+            }
+        }
     });
 }

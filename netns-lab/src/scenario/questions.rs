@@ -35,7 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "privileges",
-        "the daemon needs CAP_NET_ADMIN, keeps nothing else, and shows no secret",
+        "the daemon needs CAP_NET_ADMIN, keeps it and CAP_NET_RAW only, and shows no secret",
         privileges,
     ),
 ];
@@ -218,8 +218,8 @@ fn privileges(lab: &mut Lab) -> Result<()> {
         for set in ["CapEff", "CapPrm"] {
             let value = status.lines().find_map(|line| line.strip_prefix(set)).context(set)?;
             let bits = u64::from_str_radix(value.trim_start_matches(':').trim(), 16)?;
-            // CAP_NET_ADMIN is number 12 (include/uapi/linux/capability.h).
-            ensure!(bits == 1 << 12, "{set} of a thread is {bits:#x}");
+            // CAP_NET_ADMIN is number 12, CAP_NET_RAW 13 (include/uapi/linux/capability.h).
+            ensure!(bits == 1 << 12 | 1 << 13, "{set} of a thread is {bits:#x}");
         }
     }
     let private = hub.star.hub.run("wg", ["show", "wg0", "private-key"])?;

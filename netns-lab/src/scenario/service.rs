@@ -196,7 +196,8 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
     ensure!(owners.contains_key(&NET4.parse()?), "ready with {owners:?}");
     expect_allowed_ips(star, &[(NET4, "s1")])?;
     let first = main_pid()?;
-    confined(systemd, &first)?;
+    // 12 is CAP_NET_ADMIN, 13 CAP_NET_RAW, which ICMP probes need (include/uapi/linux/capability.h).
+    confined(systemd, &first, 1 << 12 | 1 << 13)?;
     let directory = systemd.run(&["stat", "--format=%U %a", "/run/wgrouted"])?;
     ensure!(directory.trim() == "wgrouted 750", "/run/wgrouted is {directory}");
     flows(star, V4, 1)?;
@@ -256,7 +257,7 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
         star.wg.set_allowed_ips(spoke.name(), &spoke.inner.prefixes())?;
     }
     systemd.systemctl("start", TEMPLATE)?;
-    confined(systemd, &systemd.property(TEMPLATE, "MainPID")?)?;
+    confined(systemd, &systemd.property(TEMPLATE, "MainPID")?, 1 << 12)?;
     star.hub.ip(&format!("route replace {NET6} via fd99::1"))?;
     expect_allowed_ips(star, &[(NET4, "s1"), (NET6, "s1")])?;
     let shown = systemd.run(&["wgrouted", "show", "routes", "--runtime-dir=/run/wgrouted/wg0"])?;
@@ -265,21 +266,21 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
     flows(star, V4, 1)
 }
 
-/// Asserts that each thread of a process has CAP_NET_ADMIN and nothing else, and can get no more.
-fn confined(systemd: &Systemd, pid: &str) -> Result<()> {
+/// Asserts that each thread of a process has these capabilities and no others, and can get no more.
+fn confined(systemd: &Systemd, pid: &str, capabilities: u64) -> Result<()> {
     let script = format!("cat /proc/{pid}/task/*/status");
     let status = systemd.run(&["sh", "-c", &script])?;
     let fields = |name: &str| -> Vec<&str> {
         let values = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
         values.collect()
     };
-    // CAP_NET_ADMIN is number 12 (include/uapi/linux/capability.h). 2: a filter of system calls.
-    let net_admin = "0000000000001000";
+    let capabilities = format!("{capabilities:016x}");
     for (name, wanted) in [
-        ("CapEff", net_admin),
-        ("CapPrm", net_admin),
-        ("CapBnd", net_admin),
+        ("CapEff", &*capabilities),
+        ("CapPrm", &capabilities),
+        ("CapBnd", &capabilities),
         ("NoNewPrivs", "1"),
+        // A filter of system calls.
         ("Seccomp", "2"),
     ] {
         let values = fields(name);

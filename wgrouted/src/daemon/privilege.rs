@@ -1,4 +1,5 @@
-//! The capabilities that the daemon needs: one, and two more where it filters packets.
+//! The capabilities that the daemon needs: one, another to probe peers, and two more where it filters
+//! packets.
 
 use caps::{CapSet, Capability, CapsHashSet};
 
@@ -20,6 +21,10 @@ pub enum PrivilegeError {
 /// less to those who have only the first (`bpf_allow_ptr_leaks`, include/linux/bpf.h).
 const FILTER: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 
+/// What ICMP probes need: raw sockets. Kept whether or not peers are probed now, since a reload may
+/// say so.
+const PROBE: Capability = Capability::CAP_NET_RAW;
+
 /// Fails unless the calling thread may change the network.
 pub fn require() -> Result<(), PrivilegeError> {
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN)? {
@@ -29,13 +34,13 @@ pub fn require() -> Result<(), PrivilegeError> {
 }
 
 /// Drops every other capability of the calling thread and of the threads that it will start. What
-/// the packet filter would need is kept if it is there; without it the filter says so itself.
+/// probes and the packet filter would need is kept if it is there; without it they say so themselves.
 pub fn keep_only_what_is_needed(filter: bool) -> Result<(), PrivilegeError> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let filter = FILTER.into_iter().filter(|_| filter);
+    let welcome = filter.chain([PROBE]).filter(|capability| held.contains(capability));
     let mut needed = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
-    if filter {
-        let held = caps::read(None, CapSet::Permitted)?;
-        needed.extend(FILTER.into_iter().filter(|capability| held.contains(capability)));
-    }
+    needed.extend(welcome);
     caps::clear(None, CapSet::Ambient)?;
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &needed)?;

@@ -7,6 +7,7 @@
 
 mod attach;
 mod contents;
+mod evidence;
 mod generations;
 mod lab;
 mod pins;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use wgrouted::{
     core::{
         reach::{
@@ -19,7 +19,9 @@ use wgrouted::{
 };
 
 use crate::{
-    lab::{Asker, FAR, Lab, NEAR, PORT, SILENCE, answer, runtime, target},
+    lab::{
+        Asker, FAR, FAR_V6, Lab, NEAR, NEAR_V6, PATIENCE, PORT, SILENCE, answer, runtime, target,
+    },
     support::netns::ip,
 };
 
@@ -112,11 +114,12 @@ fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
     ip("addr add 10.0.0.9/24 dev near0");
     ip("addr add fd00::9/64 dev near0 nodad");
     lab.far.run(|| {
-        for (own, asked) in [(FAR, "10.0.0.9"), (FAR, NEAR), ("fd00::2", "fd00::9")] {
-            let (own, asked) = (own.to_owned(), asked.to_owned());
+        for (own, near, asked) in
+            [(FAR, NEAR, "10.0.0.9"), (FAR, NEAR, NEAR), (FAR_V6, NEAR_V6, "fd00::9")]
+        {
             thread::spawn(move || {
                 // Started before anybody answers: it repeats itself.
-                let socket = UdpSocket::bind((own.as_str(), 0)).unwrap();
+                let socket = UdpSocket::bind((own, 0)).unwrap();
                 socket.set_read_timeout(Some(SILENCE)).unwrap();
                 let request = request();
                 let deaf = [
@@ -129,9 +132,9 @@ fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
                 let mut answers = 0;
                 for _ in 0..10 {
                     deaf.iter().for_each(|octets| {
-                        socket.send_to(octets, (asked.as_str(), PORT)).unwrap();
+                        socket.send_to(octets, (asked, PORT)).unwrap();
                     });
-                    socket.send_to(&request.encode(), (asked.as_str(), PORT)).unwrap();
+                    socket.send_to(&request.encode(), (asked, PORT)).unwrap();
                     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                         assert_eq!(buffer[..length], request.answer().encode());
                         assert_eq!(from.ip().to_string(), asked);
@@ -142,8 +145,7 @@ fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
                 // Told to the asker by a datagram that is none.
                 println!("{asked} answered {answers} times");
                 assert!((5..=10).contains(&answers));
-                let done = format!("{asked} is done");
-                socket.send_to(done.as_bytes(), (NEAR_OF(&asked), 9999)).unwrap();
+                socket.send_to(asked.as_bytes(), (near, 9999)).unwrap();
             });
         }
     });
@@ -152,11 +154,11 @@ fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
         asker.answer(vec![lab.near_link()]);
         let (v4, v6) = (
             tokio::net::UdpSocket::bind((NEAR, 9999)).await.unwrap(),
-            tokio::net::UdpSocket::bind(("fd00::1", 9999)).await.unwrap(),
+            tokio::net::UdpSocket::bind((NEAR_V6, 9999)).await.unwrap(),
         );
         let mut buffer = [0; 64];
         for socket in [&v4, &v4, &v6] {
-            tokio::time::timeout(crate::lab::PATIENCE, socket.recv(&mut buffer))
+            timeout(PATIENCE, socket.recv(&mut buffer))
                 .await
                 .expect("all strangers are content")
                 .unwrap();
@@ -165,19 +167,11 @@ fn an_answer_is_a_request_with_another_kind_from_the_address_that_was_asked() {
     });
 }
 
-/// Our first address of the same family.
-#[allow(non_snake_case, reason = "stands for a constant")]
-fn NEAR_OF(asked: &str) -> &'static str {
-    if asked.contains(':') { "fd00::1" } else { NEAR }
-}
-
 #[test]
 #[ignore = "needs root: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
 fn a_flood_is_answered_in_measure() {
     let lab = Lab::new();
     let _there = lab.answer();
-    let near = lab.near_link();
-    assert!(near > 0);
     let socket = UdpSocket::bind((NEAR, 0)).unwrap();
     socket.set_read_timeout(Some(SILENCE)).unwrap();
     let began = Instant::now();

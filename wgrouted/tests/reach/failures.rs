@@ -10,7 +10,7 @@ use crate::{
     lab::{
         Asker, FAR, FAR_LINK_LOCAL, FAR_V6, Lab, PATIENCE, PORT, far_addresses, runtime, target,
     },
-    support::netns::ip,
+    support::netns::{self, ip},
 };
 
 #[test]
@@ -37,21 +37,18 @@ fn a_link_that_was_made_anew_is_probed_again() {
         let new = lab.near_link();
         assert_ne!(old, new);
         asker.answer(vec![new]);
+        let there = lab.answer();
+        asker.all_answer(new, &far_addresses(), Icmp).await;
+        asker.all_answer(new, &far_addresses(), Udp).await;
+        drop(there);
+        // Once more, under the same number.
+        ip("link del near0");
+        let probe = asker.ask(target(new, FAR, Icmp));
+        assert_eq!(asker.unsent(probe).await, libc::ENODEV);
+        lab.connect_as(&format!("index {new}"));
         let _there = lab.answer();
         asker.all_answer(new, &far_addresses(), Icmp).await;
         asker.all_answer(new, &far_addresses(), Udp).await;
-        // Of the same number, as after a move from one namespace to another and back.
-        drop(_there);
-        ip("link del near0");
-        let probe = asker.ask(target(new, FAR, Icmp));
-        asker.unsent(probe).await;
-        lab.connect();
-        ip("link set near0 down");
-        let last = lab.near_link();
-        let probe = asker.ask(target(last, FAR, Icmp));
-        assert_eq!(asker.unsent(probe).await, libc::ENETUNREACH);
-        ip("link set near0 up");
-        asker.all_answer(last, &[FAR], Icmp).await;
     });
 }
 
@@ -67,10 +64,11 @@ fn what_cannot_be_sent_is_told() {
         assert_eq!(asker.unsent(probe).await, libc::EINVAL);
         let probe = asker.ask(target(near, "2001:db8::1", Icmp));
         assert_eq!(asker.unsent(probe).await, libc::ENETUNREACH);
-        ip("route add unreachable 10.7.0.0/16");
-        ip("addr flush dev near0");
-        let probe = asker.ask(target(near, FAR_V6, Icmp));
-        assert_eq!(asker.unsent(probe).await, libc::ENETUNREACH);
+        ip("link set near0 down");
+        for address in [FAR, FAR_V6, FAR_LINK_LOCAL] {
+            let probe = asker.ask(target(near, address, Icmp));
+            assert_eq!(asker.unsent(probe).await, libc::ENETUNREACH, "{address}");
+        }
     });
 }
 
@@ -127,5 +125,26 @@ fn a_port_that_is_taken_is_tried_again() {
         asker.all_answer(near, &[FAR], Udp).await;
         // Then there is nothing more to be done.
         timeout(4 * crate::lab::SILENCE, asker.prober.tend()).await.unwrap_err();
+    });
+}
+
+#[test]
+#[ignore = "needs root and WireGuard: sudo -E cargo test -p wgrouted --test reach -- --ignored"]
+fn wireguard_says_why_it_does_not_send() {
+    assert!(netns::fresh(), "needs root");
+    ip("link add name wg0 type wireguard");
+    ip("addr add 10.0.0.1/24 dev wg0");
+    ip("addr add fe80::1/64 dev wg0");
+    ip("link set wg0 up");
+    let wg0 = netns::index("wg0");
+    runtime().block_on(async {
+        let mut asker = Asker::new();
+        asker.answer(vec![wg0]);
+        for kind in [Icmp, Udp] {
+            for address in far_addresses().into_iter().filter(|address| *address != FAR_V6) {
+                let probe = asker.ask(target(wg0, address, kind));
+                assert_eq!(asker.unsent(probe).await, libc::ENOKEY, "{kind:?} {address}");
+            }
+        }
     });
 }

@@ -30,6 +30,7 @@ use crate::support::netns::{self, index, ip, sysctl};
 
 pub(crate) const PORT: u16 = 6696;
 pub(crate) const NEAR: &str = "10.0.0.1";
+pub(crate) const NEAR_V6: &str = "fd00::1";
 pub(crate) const FAR: &str = "10.0.0.2";
 pub(crate) const FAR_V6: &str = "fd00::2";
 pub(crate) const FAR_LINK_LOCAL: &str = "fe80::2";
@@ -94,7 +95,7 @@ impl Far {
                         () = pass_on => {}
                         _ = stopped => {}
                     }
-                })
+                });
             })
         });
         is_ready.recv().unwrap();
@@ -126,9 +127,15 @@ impl Lab {
 
     /// Makes the cable.
     pub(crate) fn connect(&self) {
-        ip(&format!("link add name near0 type veth peer name far0 netns {}", self.far.space));
+        self.connect_as("");
+    }
+
+    /// The same, with more to say about the near end.
+    pub(crate) fn connect_as(&self, more: &str) {
+        let space = &self.far.space;
+        ip(&format!("link add name near0 {more} type veth peer name far0 netns {space}"));
         ip(&format!("addr add {NEAR}/24 dev near0"));
-        ip("addr add fd00::1/64 dev near0 nodad");
+        ip(&format!("addr add {NEAR_V6}/64 dev near0 nodad"));
         ip("link set near0 addrgenmode none");
         ip("link set near0 up");
         ip("addr add fe80::1/64 dev near0 nodad");
@@ -137,6 +144,9 @@ impl Lab {
         self.far.ip("link set far0 addrgenmode none");
         self.far.ip("link set far0 up");
         self.far.ip(format!("addr add {FAR_LINK_LOCAL}/64 dev far0 nodad"));
+        // Until then packets are dropped, and who asks for a neighbour asks again in a second.
+        wait_up("near0");
+        self.far.run(|| wait_up("far0"));
     }
 
     pub(crate) fn near_link(&self) -> IfIndex {
@@ -150,6 +160,17 @@ impl Lab {
     /// Answers there.
     pub(crate) fn answer(&self) -> FarProber {
         self.far.prober(vec![answer(vec![self.far_link()])])
+    }
+}
+
+/// Waits until a link carries packets and its addresses are ours: IPv6's are added before they are
+/// routed (`addrconf_dad_work`, net/ipv6/addrconf.c).
+fn wait_up(name: &str) {
+    let limit = Instant::now() + PATIENCE;
+    let local = |prefix: &str| ip("-6 route show table local").contains(&format!("local {prefix}"));
+    while !ip(&format!("link show {name}")).contains("state UP") || !local("fd") || !local("fe80") {
+        assert!(Instant::now() < limit, "{name} stays down");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -92,11 +92,11 @@ fn passive(lab: &mut Lab) -> Result<()> {
     watched.wait("s1", "up")?;
     ensure!(ask("s1")?["proof"] == "counters", "{}", ask("s1")?);
     // What we send is no longer answered.
-    s1.link.cut()?;
+    mute(&s1.node, &s1.link.b.device, true)?;
     watched.wait("s1", "suspect")?;
     watched.wait("s1", "down")?;
     ensure!(ask("s1")?["proof"] == "counters", "{}", ask("s1")?);
-    s1.link.mend()?;
+    mute(&s1.node, &s1.link.b.device, false)?;
     watched.wait("s1", "up")?;
     train.stop()?;
     // It falls silent, and owes no word.

@@ -27,8 +27,8 @@ use crate::core::{
 pub const READ_INTERVAL: Duration = Duration::from_secs(3);
 /// Likewise while a protocol is on its way to another state.
 pub const READ_SOON: Duration = Duration::from_millis(500);
-/// A protocol that does not stay as it was put is not put right again before this time. Twice as
-/// long each time, so that a quarrel with `disable after error`, a limit or an operator stays slow.
+/// A protocol that does not stay as it was put is put right again at once, then not before this time.
+/// Twice as long each time, so that a quarrel with `disable after error`, a limit or an operator stays slow.
 pub const REPEAT: Duration = Duration::from_secs(5);
 /// The longest such time.
 pub const REPEAT_MOST: Duration = Duration::from_secs(300);
@@ -234,9 +234,9 @@ impl Dialogue for Bird {
             let enabled = matches!(command, Command::Enable(_));
             let wait = match self.attempts.get(name) {
                 Some(last) if last.enabled == enabled && now.since(last.at) < REPEAT_MOST * 2 => {
-                    (last.wait * 2).min(REPEAT_MOST)
+                    (last.wait * 2).clamp(REPEAT, REPEAT_MOST)
                 }
-                _ => REPEAT,
+                _ => Duration::ZERO,
             };
             // What is as it should be is told so only to see whether the socket is restricted.
             if self.left().any(|(left, _, _)| left == name) {

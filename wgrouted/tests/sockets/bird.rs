@@ -132,6 +132,7 @@ fn protocols_follow_their_peers() {
             // Somebody else's hand, and what is not ours.
             desk.show(peers(State::Down, State::Up));
             bird.wait_states(&all, &["down", "down", "start", "up"]).await;
+            desk.wait_board("bird", |status| status.doing.contains("2 down")).await;
             bird.ask("enable all");
             bird.ask("disable own");
             let took = bird.wait_states(&all, &["down", "down", "start", "down"]).await;

@@ -449,9 +449,8 @@ impl Babeld {
     }
 
     fn refuse(&mut self, command: Command) {
-        if let Command::Interface { name, .. } | Command::Flush(name) = &command {
-            self.refused.insert(name.clone(), command.clone());
-        }
+        let (Command::Interface { name, .. } | Command::Flush(name)) = &command else { return };
+        self.refused.insert(name.clone(), command);
     }
 
     fn why(&self, name: &str) -> String {

@@ -8,9 +8,9 @@
 pub mod babeld;
 pub mod bird;
 pub mod board;
+mod dialogue;
 mod hooks;
 pub mod list;
-mod dialogue;
 pub mod packets;
 pub mod prober;
 pub mod top;

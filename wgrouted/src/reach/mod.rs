@@ -5,7 +5,10 @@
 //! in [`crate::core::reach`]; [`prober`] has its sockets. Invariant: a sink that fails says so on the
 //! [`Board`] and in the log, tries again, and stops nothing else.
 
+pub mod babeld;
+pub mod bird;
 pub mod board;
+mod dialogue;
 mod hooks;
 pub mod list;
 pub mod packets;
@@ -142,6 +145,8 @@ async fn serve(
     let mut sinks = JoinSet::new();
     sinks.spawn(packets::follow(feed.clone(), filter));
     sinks.spawn(hooks::serve(feed.clone()));
+    sinks.spawn(bird::run(feed.clone()));
+    sinks.spawn(babeld::run(feed.clone()));
     let mut published = Time::ZERO;
     let mut changes = Vec::new();
     loop {

@@ -25,6 +25,12 @@ mod filter_watch;
 mod kernel;
 mod oracle;
 mod sim;
+mod sockets;
+mod sockets_babeld;
+mod sockets_bird;
+
+#[path = "../support/pictures.rs"]
+mod pictures;
 
 mod codecs;
 mod hold;

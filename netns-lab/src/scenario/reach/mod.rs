@@ -3,11 +3,12 @@
 //! Here lives the list; each file beside this one holds the scenarios of one subject.
 
 mod liveness;
+mod sockets;
 mod support;
 
 use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS].concat()
+    [liveness::SCENARIOS, sockets::SCENARIOS].concat()
 }

@@ -2,10 +2,12 @@
 //!
 //! Here live the pure parts: the rules ([`rule`]), whom they concern ([`roster`]), one peer's state
 //! machine ([`liveness`]), the machine of all peers ([`machine`]), the messages to and from the edge
-//! ([`event`]), what is published ([`status`]), and when hooks are told of it ([`hooks`]). Sockets,
-//! sinks and the clock are in `crate::reach`. Invariant: a peer of which nothing is heard, and of
-//! which nothing need be heard, is `unknown`, never `down`.
+//! ([`event`]), what is published ([`status`]), when hooks are told of it ([`hooks`]), and which
+//! kernel routes follow from it ([`announce`], [`route`]). Sockets, sinks and the clock are in
+//! `crate::reach`. Invariant: a peer of which nothing is heard, and of which nothing need be heard, is
+//! `unknown`, never `down`.
 
+pub mod announce;
 pub mod event;
 mod hold;
 pub mod hooks;
@@ -14,5 +16,6 @@ pub mod liveness;
 pub mod machine;
 mod passive;
 pub mod roster;
+pub mod route;
 pub mod rule;
 pub mod status;

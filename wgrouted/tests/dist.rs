@@ -8,7 +8,8 @@ use clap::Parser;
 use wgrouted::{
     cli::{Cli, Command},
     config::{
-        Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, check, defaults, filter, reach,
+        Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, check, defaults,
+        filter, reach,
     },
     core::filter::rule::SourceMode,
 };

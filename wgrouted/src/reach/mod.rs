@@ -6,10 +6,12 @@
 //! [`Board`] and in the log, tries again, and stops nothing else.
 
 pub mod board;
+pub mod dormant;
 mod hooks;
 pub mod list;
 pub mod packets;
 pub mod prober;
+pub mod routes;
 pub mod top;
 pub mod view;
 
@@ -142,6 +144,8 @@ async fn serve(
     let mut sinks = JoinSet::new();
     sinks.spawn(packets::follow(feed.clone(), filter));
     sinks.spawn(hooks::serve(feed.clone()));
+    sinks.spawn(routes::run(feed.clone()));
+    sinks.spawn(dormant::run(feed.clone()));
     let mut published = Time::ZERO;
     let mut changes = Vec::new();
     loop {

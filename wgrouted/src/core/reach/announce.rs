@@ -103,8 +103,8 @@ impl Announcer {
             let Some((rule, ifindex)) = announced_by(peer) else { continue };
             let key = (peer.interface.clone(), peer.public_key);
             let before = self.peers.remove(&key).filter(|memory| memory.ifindex == ifindex);
-            let mut memory = before
-                .unwrap_or_else(|| Memory::found(peer, rule, ifindex, have, picture.now));
+            let mut memory =
+                before.unwrap_or_else(|| Memory::found(peer, rule, ifindex, have, picture.now));
             memory.follow(peer, rule, picture.now);
             if memory.announced {
                 let extra = if rule.metric_from_rtt { memory.extra.unwrap_or(0) } else { 0 };

@@ -3,19 +3,20 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
 
+#[path = "reach_routes/monitor.rs"]
+mod monitor;
 mod support;
 #[path = "support/watched.rs"]
 mod watched;
 
 use std::{
     collections::BTreeSet,
-    io::Read,
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use monitor::Monitor;
 use support::netns::{fresh, index, ip, try_ip};
 use tokio::{
     runtime,
@@ -269,41 +270,6 @@ fn a_metric_follows_the_round_trip_time_without_a_gap() {
     }
 }
 
-/// `ip monitor route`.
-struct Monitor(Child);
-
-impl Monitor {
-    fn start() -> Monitor {
-        let mut command = Command::new("ip");
-        let child =
-            command.args(["-N", "monitor", "route"]).stdout(Stdio::piped()).spawn().unwrap();
-        // It listens once it has its socket.
-        let sockets = |pid: u32| {
-            let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-            links
-                .filter(|link| {
-                    let target =
-                        std::fs::read_link(link.as_ref().unwrap().path()).unwrap_or_default();
-                    target.to_string_lossy().starts_with("socket:")
-                })
-                .count()
-        };
-        eventually("a monitor", || sockets(child.id()) > 0);
-        thread::sleep(Duration::from_millis(200));
-        Monitor(child)
-    }
-
-    fn stop(&mut self) -> Vec<String> {
-        thread::sleep(Duration::from_millis(200));
-        self.0.kill().unwrap();
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        self.0.wait().unwrap();
-        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        text.lines().map(words).collect()
-    }
-}
-
 #[test]
 #[ignore = "needs root"]
 fn a_route_of_somebody_else_is_never_touched() {
@@ -397,7 +363,7 @@ fn what_somebody_removes_comes_back() {
     }
     let one = reachable(link("wg0"));
     let mut sink = Sink::start(Kind::Routes);
-    sink.tell(&[one.clone()]);
+    sink.tell(&[one]);
     expect(&[HOST4, HOST6]);
     ip("route del 10.0.0.1 dev wg0 proto 119");
     ip("-6 route del fd00::1 dev wg0 proto 119");

@@ -429,3 +429,36 @@ proptest! {
         prop_assert!(config.is_err() || bytes.len() > "[[interface]]".len());
     }
 }
+
+/// A watched interface that announces, with this line.
+fn announcing(line: &str) -> String {
+    format!("[[interface]]\nname='a'\n[interface.reach.announce]\n{line}")
+}
+
+#[test]
+fn what_is_announced_is_nobody_else_s() {
+    for (line, place, sentence) in [
+        ("protocol='bird'", "4:10", "protocol 12 is used by bird, whose routes would be removed"),
+        ("protocol=42", "4:10", "protocol 42 is used by babel"),
+        ("protocol='kernel'", "4:10", "protocol 2 is used by kernel"),
+        ("protocol=190", "4:10", "protocol 190 is used by FRR"),
+        ("protocol=256", "4:10", "256 is out of range"),
+        ("protocol='wgroute'", "4:10", "no routing protocol is named `wgroute`"),
+        ("metric=0", "4:8", "1 to 4294967295"),
+        ("table='local'", "4:7", "table 255 cannot"),
+    ] {
+        let key = line.split('=').next().unwrap();
+        refused(&announcing(line), &format!("{place}: interface.reach.announce.{key}"), sentence);
+    }
+    let rule = |line: &str| {
+        let mut config = parse(&announcing(line)).unwrap();
+        config.interfaces.remove(0).reach.unwrap().announce.unwrap()
+    };
+    let default = rule("");
+    assert_eq!((default.table, default.protocol, default.metric), (254, 119, 1024));
+    assert!(default.hosts && !default.metric_from_rtt);
+    assert_eq!(rule("protocol='wgrouted'"), default);
+    let other = rule("protocol=120\ntable=100\nmetric=1\nmetric_from_rtt=true\nhosts=false");
+    assert_eq!((other.table, other.protocol, other.metric), (100, 120, 1));
+    assert!(!other.hosts && other.metric_from_rtt);
+}

@@ -8,7 +8,8 @@ use clap::Parser;
 use wgrouted::{
     cli::{Cli, Command},
     config::{
-        Config, ConfigError, ConfigErrors, Names, Problem, Source, check, defaults, filter, reach,
+        Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, check, defaults,
+        filter, reach,
     },
     core::filter::rule::SourceMode,
 };
@@ -138,11 +139,23 @@ fn every_default_stands_in_the_annotated_file() {
         ("answered", reach::defaults::ANSWERED.to_string()),
         ("hold_down", format!("\"{:?}\"", reach::defaults::HOLD_DOWN)),
         ("metric", reach::defaults::ANNOUNCE_METRIC.to_string()),
+        ("protocol", reach::defaults::ANNOUNCE.protocol.to_string()),
     ] {
         let line = format!("#{key} = {text}");
         assert!(ANNOTATED.lines().any(|found| found == line), "no line {line}");
     }
     assert!(ANNOTATED.contains(defaults::CONFIG_FILE));
+}
+
+#[test]
+fn the_name_of_the_protocol_is_shipped() {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    let names = Names::from_dirs(&dist, Path::new("/nonexistent"));
+    let name = names.name(NameKind::Protocol, reach::defaults::ANNOUNCE.protocol.into());
+    let shipped = include_str!("../dist/rt_protos.d/wgrouted.conf");
+    assert!(shipped.lines().any(|line| line == format!("119\t{name}")), "{name}");
+    // Without the file the configuration knows it too.
+    assert_eq!(Names::built_in().number(NameKind::Protocol, &name), Some(119));
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, filtered, told, ..] = configs.as_slice() else {
+    let [first, filtered, told, announced, ..] = configs.as_slice() else {
         panic!("{} blocks", configs.len())
     };
     assert_eq!(first.interfaces.len(), 1);
@@ -31,6 +31,9 @@ fn the_configurations_are_valid() {
     assert!(filtered.interfaces.iter().all(|interface| interface.filter.is_some()));
     assert_eq!(filtered.filter.rule.policies.len(), 1);
     assert!(told.reach.bird.is_some() && told.reach.babeld.is_some());
+    let interface = &announced.interfaces[0];
+    assert!(interface.reach.as_ref().is_some_and(|reach| reach.announce.is_some()));
+    assert!(interface.peers[0].reach.as_ref().is_some_and(|reach| !reach.announce.is_empty()));
 }
 
 #[test]

@@ -261,6 +261,12 @@ pub enum Problem {
     /// A table that holds no routes to follow.
     #[error("table {0} cannot be followed: {1}")]
     ReservedTable(TableId, &'static str),
+    /// A protocol whose routes are somebody else's.
+    #[error(
+        "protocol {0} is used by {1}, whose routes would be removed: leave it out, or choose a number \
+         that nobody uses"
+    )]
+    ForeignProtocol(u8, &'static str),
     /// The same name, key, prefix or table twice.
     #[error("{what} is already given in line {first}: {remedy}")]
     Duplicate {

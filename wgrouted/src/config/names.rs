@@ -6,6 +6,11 @@
 
 use std::{collections::HashMap, fmt, fs, path::Path};
 
+use crate::core::reach::route::PROTOCOL;
+
+/// The name of our own protocol: `dist/rt_protos.d/wgrouted.conf` tells iproute2.
+pub(super) const OWN_PROTOCOL: &str = "wgrouted";
+
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameKind {
@@ -27,8 +32,9 @@ impl NameKind {
         }
     }
 
-    /// Names that need no file: `RT_TABLE_*` and `RTPROT_*` (include/uapi/linux/rtnetlink.h).
-    const fn built_in(self) -> &'static [(&'static str, u32)] {
+    /// Names that need no file: `RT_TABLE_*` and `RTPROT_*` (include/uapi/linux/rtnetlink.h), and
+    /// our own.
+    pub(super) const fn built_in(self) -> &'static [(&'static str, u32)] {
         match self {
             NameKind::Table => &[("default", 253), ("main", 254), ("local", 255)],
             NameKind::Protocol => &[
@@ -51,6 +57,7 @@ impl NameKind {
                 ("babel", 42),
                 ("ovn", 84),
                 ("openr", 99),
+                (OWN_PROTOCOL, PROTOCOL as u32),
                 ("bgp", 186),
                 ("isis", 187),
                 ("ospf", 188),

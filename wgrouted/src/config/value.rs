@@ -18,7 +18,7 @@ use super::{
     defaults,
     document::type_name,
     error::{Problem, Size},
-    names::{NameKind, Names},
+    names::{NameKind, Names, OWN_PROTOCOL},
 };
 use crate::core::{
     reach::rule::BabeldSocket,
@@ -28,6 +28,8 @@ use crate::core::{
 
 /// `RT_TABLE_LOCAL` (include/uapi/linux/rtnetlink.h).
 const TABLE_LOCAL: TableId = 255;
+/// The kernel interprets protocols up to `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h).
+const RTPROT_STATIC: u8 = 4;
 
 fn text<'v>(value: &'v DeValue<'_>, expected: &'static str) -> Result<&'v str, Problem> {
     value.as_str().ok_or_else(|| Problem::Type { expected, found: type_name(value) })
@@ -153,6 +155,26 @@ pub(super) fn protocol(value: &DeValue<'_>, names: &Names) -> Result<u8, Problem
     let expected = "a protocol's number or name";
     let number = named(value, names, NameKind::Protocol, 0..=u8::MAX.into(), expected)?;
     Ok(u8::try_from(number).expect("the range ends at u8::MAX"))
+}
+
+/// A routing protocol whose routes may be removed because they are ours: none that somebody else has.
+pub(super) fn own_protocol(value: &DeValue<'_>, names: &Names) -> Result<u8, Problem> {
+    let protocol = protocol(value, names)?;
+    match taken(protocol) {
+        Some(by) => Err(Problem::ForeignProtocol(protocol, by)),
+        None => Ok(protocol),
+    }
+}
+
+/// Who uses a protocol's number: include/uapi/linux/rtnetlink.h and, for the rest of FRR's,
+/// zebra/rt_netlink.h.
+fn taken(protocol: u8) -> Option<&'static str> {
+    const FRR: RangeInclusive<u8> = 186..=198;
+    let named = NameKind::Protocol.built_in().iter();
+    let mut named = named.filter(|(name, _)| *name != OWN_PROTOCOL);
+    let name = named.find(|(_, number)| *number == u32::from(protocol)).map(|(name, _)| *name);
+    name.or_else(|| FRR.contains(&protocol).then_some("FRR"))
+        .or_else(|| (protocol <= RTPROT_STATIC).then_some("the kernel"))
 }
 
 /// A realm; zero would be "none", and each half of `RTA_FLOW` has 16 bits.

@@ -9,10 +9,12 @@ pub mod babeld;
 pub mod bird;
 pub mod board;
 mod dialogue;
+pub mod dormant;
 mod hooks;
 pub mod list;
 pub mod packets;
 pub mod prober;
+pub mod routes;
 pub mod top;
 pub mod view;
 
@@ -147,6 +149,8 @@ async fn serve(
     sinks.spawn(hooks::serve(feed.clone()));
     sinks.spawn(bird::run(feed.clone()));
     sinks.spawn(babeld::run(feed.clone()));
+    sinks.spawn(routes::run(feed.clone()));
+    sinks.spawn(dormant::run(feed.clone()));
     let mut published = Time::ZERO;
     let mut changes = Vec::new();
     loop {

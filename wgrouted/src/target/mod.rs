@@ -2,4 +2,6 @@
 
 pub mod fake;
 pub mod filter;
+pub mod klink;
+pub mod kroute;
 pub mod wireguard;

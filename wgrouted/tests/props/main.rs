@@ -8,6 +8,7 @@
 // One test program: nobody else reaches its items, and where it panics a test fails.
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod announce;
 mod chance;
 mod checks;
 mod device;
@@ -43,6 +44,9 @@ mod policy;
 mod reach;
 mod reconcile;
 mod regressions;
+
+#[path = "../support/watched.rs"]
+mod watched;
 
 /// How many cases a law is tried with: its own number, chosen so that all laws together take less
 /// than a minute, or the operator's.

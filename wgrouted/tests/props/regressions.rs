@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wgrouted::core::{event::Event, rule::OnExit};
+use wgrouted::core::{event::Event, resolve::Unresolved, rule::OnExit};
 
 use crate::{
     domain::{self, MAIN, OTHER, Op, RouteSpec, To, key},
@@ -207,6 +207,24 @@ fn a_last_address_that_comes_back_revives_hops() {
     sim.change(|kernel| domain::apply(kernel, &Op::Address(0, true)));
     sim.pass(3000);
     assert_eq!(sim.device("wg0").unwrap().table.get(&prefix), Some(&key(1)));
+}
+
+/// Such are the routes that reachability announces: they would fill `show unresolved`.
+#[test]
+fn a_route_without_gateway_to_a_peer_s_own_address_is_resolved() {
+    let mut sim = settled(&["wg0"]);
+    let pinned = domain::rule("wg0").peers[0].pinned.clone().unwrap()[0];
+    let other = "10.0.0.0/27".parse().unwrap();
+    for prefix in [pinned, other] {
+        let to = To::Hops(vec![(0, 0, 1)]);
+        let spec = RouteSpec { prefix, table: MAIN, metric: 1024, protocol: 119, to };
+        sim.change(|kernel| domain::apply(kernel, &Op::Route(Verb::Add, spec)));
+    }
+    sim.pass(100);
+    let interface = sim.interface("wg0");
+    assert_eq!(interface.unresolved().get(&pinned), None);
+    assert_eq!(interface.unresolved().get(&other), Some(&Unresolved::NoGateway));
+    sim.check_wants();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Here lives the list; each file beside this one holds the scenarios of one subject.
 
+mod announce;
 mod liveness;
 mod sockets;
 mod support;
@@ -10,5 +11,5 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS, sockets::SCENARIOS].concat()
+    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS].concat()
 }

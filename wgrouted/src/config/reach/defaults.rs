@@ -5,7 +5,10 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use crate::core::{
-    reach::rule::{AnnounceRule, ProbeKind},
+    reach::{
+        route::PROTOCOL,
+        rule::{AnnounceRule, ProbeKind},
+    },
     route::TableId,
 };
 
@@ -53,10 +56,13 @@ pub const ANNOUNCE_TABLE: TableId = 254;
 
 /// Behind what routing daemons install themselves: BIRD's metric is 32, babeld's 0, FRR's 20.
 pub const ANNOUNCE_METRIC: u32 = 1024;
+/// What is accepted for it: IPv6 has no metric of zero.
+pub const ANNOUNCE_METRIC_RANGE: RangeInclusive<u32> = 1..=u32::MAX;
 
 /// The routes of a link about which nothing is said but that it has some.
 pub const ANNOUNCE: AnnounceRule = AnnounceRule {
     table: ANNOUNCE_TABLE,
+    protocol: PROTOCOL,
     metric: ANNOUNCE_METRIC,
     metric_from_rtt: false,
     hosts: true,

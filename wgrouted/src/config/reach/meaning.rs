@@ -76,6 +76,7 @@ pub(in crate::config) fn link(
         hold_down: raw.hold_down.unwrap_or(default.hold_down),
         announce: raw.announce.map(|raw| AnnounceRule {
             table: raw.table.unwrap_or(defaults::ANNOUNCE.table),
+            protocol: raw.protocol.unwrap_or(defaults::ANNOUNCE.protocol),
             metric: raw.metric.unwrap_or(defaults::ANNOUNCE.metric),
             metric_from_rtt: raw.metric_from_rtt.unwrap_or(defaults::ANNOUNCE.metric_from_rtt),
             hosts: raw.hosts.unwrap_or(defaults::ANNOUNCE.hosts),

@@ -51,6 +51,7 @@ pub(in crate::config) struct RawLinkReach {
 /// `[interface.reach.announce]`.
 pub(in crate::config) struct RawAnnounce {
     pub(super) table: Option<TableId>,
+    pub(super) protocol: Option<u8>,
     pub(super) metric: Option<u32>,
     pub(super) metric_from_rtt: Option<bool>,
     pub(super) hosts: Option<bool>,
@@ -141,7 +142,10 @@ impl RawAnnounce {
     fn read(mut section: Section<'_, '_>, names: &Names) -> Self {
         let announce = RawAnnounce {
             table: section.take("table", |v| value::table(v, names)).map(value_of),
-            metric: section.take("metric", value::metric).map(value_of),
+            protocol: section.take("protocol", |v| value::own_protocol(v, names)).map(value_of),
+            metric: section
+                .take("metric", |v| value::count(v, &defaults::ANNOUNCE_METRIC_RANGE))
+                .map(value_of),
             metric_from_rtt: section.take("metric_from_rtt", value::boolean).map(value_of),
             hosts: section.take("hosts", value::boolean).map(value_of),
         };

@@ -462,7 +462,10 @@ impl Interface {
         let foreign = outcome.owner.is_some() && outcome.owner != owner;
         let pinned = self.peers.pinned_at(&prefix).is_some();
         let unmanaged = foreign && !pinned && !self.is_dedicated(prefix.family());
-        match outcome.unresolved.or(unmanaged.then_some(Unresolved::NotManaged)) {
+        // A route to a peer's own address needs no gateway to say whose it is.
+        let named = |reason: &Unresolved| pinned && *reason == Unresolved::NoGateway;
+        let unresolved = outcome.unresolved.filter(|reason| !named(reason));
+        match unresolved.or(unmanaged.then_some(Unresolved::NotManaged)) {
             Some(reason) => {
                 self.unresolved.insert(prefix, reason);
             }

@@ -92,6 +92,8 @@ pub struct LinkReach {
 pub struct AnnounceRule {
     /// Where to.
     pub table: TableId,
+    /// Whose they are.
+    pub protocol: u8,
     /// Metric; the base, where it follows the round-trip time.
     pub metric: u32,
     /// The metric grows with the round-trip time, by one a millisecond.

@@ -1,7 +1,7 @@
 //! The kernel's routing tables over rtnetlink.
 //!
 //! Here live the codec ([`decode`], [`wire`]: pure functions over bytes) and the two sockets that
-//! use it: [`Monitor`] listens, [`Dumper`] asks. They must stay two sockets: replies on the
+//! use it: [`Monitor`] listens, [`Dumper`] asks; [`Notifier`] listens to little. They must stay two sockets: replies on the
 //! listening one would share its receive buffer with notifications, and an overrun would then
 //! lose both.
 //!
@@ -12,11 +12,13 @@
 pub mod decode;
 mod dump;
 mod monitor;
-mod request;
+mod notifier;
+pub(crate) mod request;
 pub mod wire;
 
 pub use dump::{Dumper, Lookup};
 pub use monitor::{Counters, Knocker, Monitor, Stopper, Wake};
+pub use notifier::Notifier;
 
 use std::io;
 

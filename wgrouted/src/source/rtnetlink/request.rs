@@ -19,15 +19,15 @@ use super::{
 const BUFFER: usize = 64 * 1024;
 
 /// A request under construction.
-pub(super) struct Request {
+pub(crate) struct Request {
     /// What it asks for, as an error names it: "dump links".
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
     bytes: Vec<u8>,
 }
 
 impl Request {
     /// Starts a message with the fixed header of its type.
-    pub(super) fn new(what: &'static str, kind: u16, flags: libc::c_int, header: &[u8]) -> Request {
+    pub(crate) fn new(what: &'static str, kind: u16, flags: libc::c_int, header: &[u8]) -> Request {
         let flags = (libc::NLM_F_REQUEST | flags) as u16;
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&[0; 4]);
@@ -38,9 +38,10 @@ impl Request {
         Request { what, bytes }
     }
 
-    /// Appends an attribute of at most 16 bytes, the size of the largest that we ever send.
-    pub(super) fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
-        debug_assert!(value.len() <= 16);
+    /// Appends an attribute of at most 18 bytes, the size of the largest that we ever send: an IPv6
+    /// address with its family.
+    pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
+        debug_assert!(value.len() <= 18);
         self.bytes.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
@@ -57,7 +58,7 @@ impl Request {
 }
 
 /// A piece of an answer.
-pub(super) enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// One message of it.
     Message(Message<'a>),
     /// The end of a datagram: what the messages amount to may be handed on.
@@ -65,28 +66,28 @@ pub(super) enum Part<'a> {
 }
 
 /// How an exchange ended.
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// `Break` if the caller stopped it.
-    pub(super) flow: ControlFlow<()>,
+    pub(crate) flow: ControlFlow<()>,
     /// What was dumped changed meanwhile (`NLM_F_DUMP_INTR`).
-    pub(super) interrupted: bool,
+    pub(crate) interrupted: bool,
 }
 
 /// A socket for requests.
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: Socket,
     sequence: u32,
     buffer: Box<[u8]>,
 }
 
 impl Client {
-    pub(super) fn open() -> Result<Client, Error> {
+    pub(crate) fn open() -> Result<Client, Error> {
         Ok(Client { socket: connect()?, sequence: 0, buffer: vec![0; BUFFER].into() })
     }
 
     /// Sends a request and hands over its answer, datagram by datagram, until the kernel says
     /// that it is complete or the caller breaks.
-    pub(super) fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         request: Request,
         part: &mut dyn FnMut(Part<'_>) -> ControlFlow<()>,
@@ -144,6 +145,11 @@ impl Client {
                 return Ok(Ended { flow, interrupted });
             }
         }
+    }
+
+    /// Sends a request that the kernel answers with an acknowledgement or an error.
+    pub(crate) fn order(&mut self, request: Request) -> Result<(), Error> {
+        self.exchange(request, &mut |_| ControlFlow::Continue(())).map(drop)
     }
 
     /// Reads one datagram of the kernel's.

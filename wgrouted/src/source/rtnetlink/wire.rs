@@ -11,44 +11,46 @@ const NLMSG_HEADER: usize = 16;
 const NLA_HEADER: usize = 4;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 /// `NLMSGERR_ATTR_MSG`: the kernel's explanation of an error.
-pub(super) const NLMSGERR_ATTR_MSG: u16 = 1;
-pub(super) const NLM_F_CAPPED: u16 = 0x100;
-pub(super) const NLM_F_ACK_TLVS: u16 = 0x200;
-pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
+pub(crate) const NLM_F_CAPPED: u16 = 0x100;
+pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
+pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
 
 // include/uapi/linux/rtnetlink.h
-pub(super) const RTM_NEWLINK: u16 = 16;
-pub(super) const RTM_DELLINK: u16 = 17;
-pub(super) const RTM_GETLINK: u16 = 18;
-pub(super) const RTM_NEWADDR: u16 = 20;
-pub(super) const RTM_DELADDR: u16 = 21;
-pub(super) const RTM_NEWROUTE: u16 = 24;
-pub(super) const RTM_DELROUTE: u16 = 25;
-pub(super) const RTM_GETROUTE: u16 = 26;
-pub(super) const RTM_NEWNEXTHOP: u16 = 104;
-pub(super) const RTM_DELNEXTHOP: u16 = 105;
-pub(super) const RTM_GETNEXTHOP: u16 = 106;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_SETLINK: u16 = 19;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_DELADDR: u16 = 21;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_GETROUTE: u16 = 26;
+pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
+pub(crate) const RTM_DELNEXTHOP: u16 = 105;
+pub(crate) const RTM_GETNEXTHOP: u16 = 106;
 
-pub(super) const RTM_F_CLONED: u32 = 0x200;
-pub(super) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
-pub(super) const RTM_F_FIB_MATCH: u32 = 0x2000;
-pub(super) const RTNH_F_DEAD: u8 = 1;
+pub(crate) const RTM_F_CLONED: u32 = 0x200;
+pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
+pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
+pub(crate) const RTNH_F_DEAD: u8 = 1;
+pub(crate) const RTNH_F_ONLINK: u8 = 4;
 
-pub(super) const RTA_DST: u16 = 1;
-pub(super) const RTA_SRC: u16 = 2;
-pub(super) const RTA_OIF: u16 = 4;
-pub(super) const RTA_GATEWAY: u16 = 5;
-pub(super) const RTA_PRIORITY: u16 = 6;
-pub(super) const RTA_MULTIPATH: u16 = 9;
-pub(super) const RTA_FLOW: u16 = 11;
-pub(super) const RTA_TABLE: u16 = 15;
-pub(super) const RTA_VIA: u16 = 18;
-pub(super) const RTA_NH_ID: u16 = 30;
+pub(crate) const RTA_DST: u16 = 1;
+pub(crate) const RTA_SRC: u16 = 2;
+pub(crate) const RTA_OIF: u16 = 4;
+pub(crate) const RTA_GATEWAY: u16 = 5;
+pub(crate) const RTA_PRIORITY: u16 = 6;
+pub(crate) const RTA_MULTIPATH: u16 = 9;
+pub(crate) const RTA_FLOW: u16 = 11;
+pub(crate) const RTA_TABLE: u16 = 15;
+pub(crate) const RTA_VIA: u16 = 18;
+pub(crate) const RTA_NH_ID: u16 = 30;
 
 /// `AF_INET` as the `u8` of a message header.
-pub(super) const AF_INET: u8 = libc::AF_INET as u8;
+pub(crate) const AF_INET: u8 = libc::AF_INET as u8;
 /// `AF_INET6` as the `u8` of a message header.
-pub(super) const AF_INET6: u8 = libc::AF_INET6 as u8;
+pub(crate) const AF_INET6: u8 = libc::AF_INET6 as u8;
 
 /// One netlink message: the header's fields that matter, and what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,19 +137,19 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// `NLMSG_ALIGN`, `NLA_ALIGN` and `RTNH_ALIGN`: all to four bytes.
-pub(super) const fn align(length: usize) -> usize {
+pub(crate) const fn align(length: usize) -> usize {
     length.saturating_add(3) & !3
 }
 
 /// The native-endian `u16` at `offset` of a fixed header.
 #[inline]
-pub(super) const fn u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
+pub(crate) const fn u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
     u16::from_ne_bytes([header[offset], header[offset + 1]])
 }
 
 /// The native-endian `u32` at `offset` of a fixed header.
 #[inline]
-pub(super) const fn u32_at<const N: usize>(header: &[u8; N], offset: usize) -> u32 {
+pub(crate) const fn u32_at<const N: usize>(header: &[u8; N], offset: usize) -> u32 {
     u32::from_ne_bytes([header[offset], header[offset + 1], header[offset + 2], header[offset + 3]])
 }
 

@@ -36,7 +36,7 @@ const SINK: &str = "hooks";
 const AT_ONCE: usize = 4;
 
 /// Tells hooks, as long as there are any, until the daemon is stopping.
-pub(super) async fn serve(feed: Feed) {
+pub async fn serve(feed: Feed) {
     let mut rule = feed.rule.clone();
     loop {
         tokio::select! {

@@ -6,7 +6,7 @@
 //! [`Board`] and in the log, tries again, and stops nothing else.
 
 pub mod board;
-mod hooks;
+pub mod hooks;
 pub mod list;
 pub mod packets;
 pub mod prober;

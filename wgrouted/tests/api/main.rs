@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program")]
 
 mod events;
+mod hooks;
 mod metrics;
 mod openapi;
 mod tcp;

@@ -57,7 +57,6 @@ async fn everything_is_there_by_its_name() {
         ("wgrouted_interface_state{interface=\"wg0\",state=\"in-sync\"}".to_owned(), 0.0),
         ("wgrouted_interface_peers{interface=\"wg0\"}".to_owned(), 2.0),
         ("wgrouted_interface_allowed_ips{interface=\"wg0\"}".to_owned(), 3.0),
-        ("wgrouted_interface_pending{interface=\"wg0\"}".to_owned(), 1.0),
         ("wgrouted_interface_unresolved{interface=\"wg0\"}".to_owned(), 1.0),
         ("wgrouted_interface_shadowed{interface=\"wg0\"}".to_owned(), 1.0),
         (format!("wgrouted_peer_allowed_ips{{{left}}}"), 2.0),

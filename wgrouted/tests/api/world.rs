@@ -20,7 +20,7 @@ use wgrouted::{
         device::{Device, DevicePeer},
         engine::Engine,
         event::{Event, Output, Request, Scope, SyncPart},
-        filter::table::FilterEvent,
+        filter::table::{FilterEvent, FilterRequest, HookKind, LinkState},
         peer::{PeerIdx, PublicKey},
         prefix::Prefix,
         reach::{
@@ -169,11 +169,37 @@ fn engine() -> Engine {
                     },
                     now,
                 ),
+                Request::Filter(request) => {
+                    if let Some(event) = answer(request) {
+                        engine.handle(Event::Filter(event), now);
+                    }
+                }
                 _ => {}
             }
         }
     }
     engine
+}
+
+/// What a target without maps says.
+fn answer(request: FilterRequest) -> Option<FilterEvent> {
+    Some(match request {
+        FilterRequest::Open { token, .. } => {
+            FilterEvent::Opened { token, result: Ok(Default::default()) }
+        }
+        FilterRequest::Apply { token, .. } => {
+            FilterEvent::Applied { token, result: Ok(Default::default()) }
+        }
+        FilterRequest::Attach { token, links } => {
+            let attached = links.into_iter().map(|link| LinkState {
+                ifindex: link.ifindex,
+                hook: Ok(HookKind::Tcx),
+                reattached: false,
+            });
+            FilterEvent::Attached { token, links: attached.collect() }
+        }
+        FilterRequest::Dump { .. } | FilterRequest::Remove { .. } => return None,
+    })
 }
 
 /// A peer in some state, with everything known of it.

@@ -2,6 +2,7 @@
 //!
 //! Here lives the list; each file beside this one holds the scenarios of one subject.
 
+mod api;
 mod liveness;
 mod support;
 
@@ -9,5 +10,5 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS].concat()
+    [liveness::SCENARIOS, api::SCENARIOS].concat()
 }

@@ -137,7 +137,7 @@ fn engine() -> Engine {
     engine.handle(Event::Filter(FilterEvent::Configure(filter)), Time::ZERO);
     for round in 0..20 {
         let now = Time(Duration::from_millis(round * 100));
-        let outputs: Vec<Output> = engine.poll(now).into_iter().collect();
+        let outputs: Vec<Output> = engine.poll(now).collect();
         for output in outputs {
             let Output::Request(request) = output else { continue };
             match request {

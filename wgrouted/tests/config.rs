@@ -56,7 +56,7 @@ fn mistakes_in_keys() {
         (
             "[[interface]]\nname='a'\n[[peer]]\n",
             "3:3: peer",
-            "the keys here are daemon, filter, reach, interface",
+            "the keys here are daemon, filter, reach, api, interface",
         ),
         ("[daemon]\nretry = 1\n[[interface]]\nname='a'", "2:1: daemon.retry", "unknown key"),
         (
@@ -109,6 +109,36 @@ fn mistakes_in_types() {
     ] {
         refused(text, place, sentence);
     }
+}
+
+#[test]
+fn mistakes_in_who_may_ask() {
+    for (lines, place, sentence) in [
+        ("listen='127.0.0.1'", "2:8: api.listen", "not an address with a port"),
+        ("listen='localhost:80'", "2:8: api.listen", "write one such as \"127.0.0.1:9586\""),
+        ("listen='127.0.0.1:0'", "2:8: api.listen", "not an address with a port"),
+        ("listen=9586", "2:8: api.listen", "an integer where an address and a port in quotes"),
+        ("listen=['[::1]:1', 1]", "2:20: api.listen", "an integer where an address"),
+        ("listen=['[::1]:1', '[::1]:1']", "2:20: api.listen", "already given in line 2"),
+        ("listen='0.0.0.0:9586'", "2:8: api.listen", "add token_file = \"/etc/wgrouted/token\""),
+        ("listen=['127.0.0.1:1', '[::]:1']", "2:24: api.listen", "[::]:1 can be reached by others"),
+        ("listen='0.0.0.0:1'\ntoken_file='token'", "3:12: api.token_file", "begin it with /"),
+        ("token='secret'", "2:1: api.token", "the keys here are listen, token_file"),
+    ] {
+        refused(&format!("[api]\n{lines}\n[[interface]]\nname='a'"), place, sentence);
+    }
+}
+
+#[test]
+fn who_may_ask_is_understood() {
+    let api = |lines| parse(&format!("[api]\n{lines}\n[[interface]]\nname='a'")).unwrap().api;
+    let one = api("listen='127.0.0.1:9586'");
+    assert_eq!(one.listen, ["127.0.0.1:9586".parse().unwrap()]);
+    assert_eq!(api("").listen, []);
+    let local = api("listen=['[::1]:1', '127.9.9.9:1', '[::ffff:127.0.0.1]:1']");
+    assert_eq!((local.listen.len(), local.token_file), (3, None));
+    let open = api("listen='[::]:9586'\ntoken_file='/x'");
+    assert_eq!((open.listen.len(), open.token_file.as_deref()), (1, Some(Path::new("/x"))));
 }
 
 #[test]

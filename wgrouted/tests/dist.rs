@@ -8,8 +8,8 @@ use clap::Parser;
 use wgrouted::{
     cli::{Cli, Command},
     config::{
-        Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, check, defaults,
-        filter, reach,
+        Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, api::is_local, check,
+        defaults, filter, reach,
     },
     core::filter::rule::SourceMode,
 };
@@ -90,6 +90,8 @@ fn what_the_annotated_file_calls_defaults_are_the_defaults() {
     let reach = config.reach;
     assert_eq!((reach.port, reach.hooks.len()), (defaults.reach.port, 2));
     assert!(reach.bird.is_some() && reach.babeld.is_some());
+    let api = config.api;
+    assert!(api.listen.iter().all(is_local) && api.listen.len() == 2 && api.token_file.is_some());
     let mut watched = interface.reach.take().unwrap();
     assert_eq!(watched.announce.take(), Some(reach::defaults::ANNOUNCE));
     assert_eq!(watched.babeld.take().unwrap().rxcost, Some(96));
@@ -167,7 +169,7 @@ fn every_key_stands_in_the_annotated_file() {
          match=[{x=1}]\nx=1\n[interface.peer.filter]\nx=1\n[interface.peer.reach]\nx=1\n[interface.filter]\nx=1\n[interface.reach]\nx=1\n\
          [interface.reach.announce]\nx=1\n[interface.reach.babeld]\nx=1\n\
          [filter]\nx=1\n[[filter.policy]]\nname='a'\nx=1\n\
-         [reach]\nx=1\n[[reach.hook]]\nx=1\ncommand=['a']",
+         [api]\nx=1\n[reach]\nx=1\n[[reach.hook]]\nx=1\ncommand=['a']",
     );
     let known = |error: ConfigError| match error.problem {
         Problem::UnknownKey { known } => Some(known),
@@ -176,7 +178,7 @@ fn every_key_stands_in_the_annotated_file() {
         problem => panic!("{problem}"),
     };
     let tables: Vec<_> = answers.unwrap_err().errors.into_iter().filter_map(known).collect();
-    assert_eq!(tables.len(), 15);
+    assert_eq!(tables.len(), 16);
     let file = uncommented();
     for key in tables.into_iter().flatten() {
         let forms = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

@@ -23,7 +23,7 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, filtered, told, announced, ..] = configs.as_slice() else {
+    let [first, filtered, told, announced, asked, ..] = configs.as_slice() else {
         panic!("{} blocks", configs.len())
     };
     assert_eq!(first.interfaces.len(), 1);
@@ -34,6 +34,7 @@ fn the_configurations_are_valid() {
     let interface = &announced.interfaces[0];
     assert!(interface.reach.as_ref().is_some_and(|reach| reach.announce.is_some()));
     assert!(interface.peers[0].reach.as_ref().is_some_and(|reach| !reach.announce.is_empty()));
+    assert_eq!((asked.api.listen.len(), asked.reach.hooks.len()), (1, 1));
 }
 
 #[test]

@@ -356,10 +356,12 @@ impl Daemon {
                 return;
             }
         };
+        let held = self.locks.len();
         if let Err(error) = lock_all(&mut self.locks, &config) {
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         if let Err(error) = self.tcp.configure(&config.api) {
+            self.locks.truncate(held);
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);

@@ -3,7 +3,7 @@
 //! Here lives the sink around [`Pacer`]: who is told when is decided there. It has a thread of its own
 //! without any capability and without a way to gain one, so that neither has what it starts: a command
 //! runs as the daemon's user and no more, also where that is root. Invariants: a hook tells at most
-//! [`AT_ONCE`] peers at a time; a command that takes too long dies with all that it started in its
+//! four peers at a time; a command that takes too long dies with all that it started in its
 //! process group; nobody waits for a hook.
 
 mod command;
@@ -36,7 +36,7 @@ const SINK: &str = "hooks";
 const AT_ONCE: usize = 4;
 
 /// Tells hooks, as long as there are any, until the daemon is stopping.
-pub(super) async fn serve(feed: Feed) {
+pub async fn serve(feed: Feed) {
     let mut rule = feed.rule.clone();
     loop {
         tokio::select! {
@@ -68,7 +68,7 @@ pub(super) async fn serve(feed: Feed) {
 /// Waits until something else is configured; for ever if nobody can any more.
 async fn changed(rule: &mut watch::Receiver<Arc<ReachRule>>) {
     if rule.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -10,7 +10,7 @@ pub mod bird;
 pub mod board;
 mod dialogue;
 pub mod dormant;
-mod hooks;
+pub mod hooks;
 pub mod list;
 pub mod packets;
 pub mod prober;

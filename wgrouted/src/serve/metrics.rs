@@ -180,7 +180,7 @@ fn interfaces<W: io::Write>(out: Out<'_, '_, W>, all: &[InterfaceStatus]) -> io:
     Ok(())
 }
 
-fn peer_labels(interface: &str, peer: &str, public_key: impl ToString) -> Labels {
+fn peer_labels(interface: &str, peer: &str, public_key: &impl ToString) -> Labels {
     Labels::default()
         .with("interface", interface)
         .with("peer", peer)
@@ -190,7 +190,7 @@ fn peer_labels(interface: &str, peer: &str, public_key: impl ToString) -> Labels
 fn allowed_ips<W: io::Write>(out: Out<'_, '_, W>, peers: &[PeerRow]) -> io::Result<()> {
     out.family("wgrouted_peer_allowed_ips", Kind::Gauge, "AllowedIPs of the peer on the device.")?;
     for peer in peers.iter().filter(|peer| peer.present) {
-        let labels = peer_labels(&peer.interface, &peer.name, peer.public_key);
+        let labels = peer_labels(&peer.interface, &peer.name, &peer.public_key);
         out.sample(&labels, peer.allowed_ips)?;
     }
     Ok(())
@@ -247,7 +247,7 @@ const PEER_FIGURES: &[PeerFigure] = &[
 fn reachability<W: io::Write>(out: Out<'_, '_, W>, figures: &Figures) -> io::Result<()> {
     let peers = &figures.reach.peers;
     let labels: Vec<Labels> =
-        peers.iter().map(|p| peer_labels(&p.interface, &p.peer, p.public_key)).collect();
+        peers.iter().map(|p| peer_labels(&p.interface, &p.peer, &p.public_key)).collect();
     out.family("wgrouted_peers", Kind::Gauge, "Peers by state of reachability.")?;
     for interface in &figures.status.interfaces {
         for state in STATES {
@@ -288,16 +288,16 @@ fn filtered<W: io::Write>(out: Out<'_, '_, W>, filter: &FilterView) -> io::Resul
     out.family("wgrouted_filter_in_force", Kind::Gauge, "Whether the peer is filtered.")?;
     for row in &filter.peers {
         let peer = &row.peer;
-        let labels = peer_labels(&peer.interface, &peer.peer, peer.public_key);
+        let labels = peer_labels(&peer.interface, &peer.peer, &peer.public_key);
         out.sample(&labels, u8::from(peer.in_force))?;
     }
     let counts = || {
         let known = filter.peers.iter().flat_map(|row| {
             let peer = &row.peer;
-            let labels = peer_labels(&peer.interface, &peer.peer, peer.public_key);
+            let labels = peer_labels(&peer.interface, &peer.peer, &peer.public_key);
             row.counters.iter().map(move |count| (labels.clone(), count))
         });
-        let unknown = peer_labels("", "", "");
+        let unknown = peer_labels("", "", &"");
         known.chain(filter.unknown.iter().map(move |count| (unknown.clone(), count)))
     };
     let labels = |labels: &Labels, count: &Count| {

@@ -3,6 +3,7 @@
 //! Here live the questions and how they reach the engine. The engine answers between two events;
 //! whatever takes long, such as writing a million rows as JSON, happens elsewhere.
 
+mod bounded;
 pub mod client;
 pub mod filter;
 pub mod http;

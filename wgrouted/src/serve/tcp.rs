@@ -13,7 +13,6 @@ use axum::{
     http::{Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    serve::ListenerExt,
 };
 use futures_util::StreamExt;
 use tokio::{net::TcpListener, sync::watch};
@@ -21,10 +20,14 @@ use tracing::{error, info};
 
 use super::{
     Desk,
+    bounded::Bounded,
     http::{self, Failure},
     token::{Token, TokenError},
 };
 use crate::config::{Api, api::is_local};
+
+/// Connections to one address.
+const AT_ONCE: usize = 128;
 
 /// Why nobody can ask over TCP.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +112,7 @@ impl Tcp {
             closed: closed.clone(),
         };
         let router = guarded(http::router(self.desk.clone()), guard);
-        // Events are small and shall not wait for each other.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let listener = Bounded::new(listener, AT_ONCE);
         info!(%address, "answers over TCP");
         tokio::spawn(async move {
             let served = axum::serve(listener, router).with_graceful_shutdown(over(closed)).await;

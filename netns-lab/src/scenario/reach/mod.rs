@@ -3,6 +3,7 @@
 //! Here lives the list; each file beside this one holds the scenarios of one subject.
 
 mod announce;
+mod api;
 mod liveness;
 mod sockets;
 mod support;
@@ -11,5 +12,5 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS].concat()
+    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS, api::SCENARIOS].concat()
 }

@@ -2,7 +2,8 @@
 //!
 //! Here lives [`Pacer`], which stands between changes and one hook. It keeps, per peer, what was told
 //! last and what is so now; what differs is told when the peer's interval allows, and what went back
-//! meanwhile is never told. Running commands is `crate::reach`'s business. Invariants: a peer is told
+//! meanwhile is never told. Doubt is not told either: a peer that is suspect is what it was before,
+//! so that it does not delay the news that it is down. Running commands is `crate::reach`'s business. Invariants: a peer is told
 //! of at most once per interval and never twice at a time, and when nothing is due any more the last
 //! that was told of each peer is what is so. What waits is bounded by the number of peers.
 
@@ -47,7 +48,7 @@ pub struct Telling {
     pub peer: String,
     /// What became different.
     pub kind: Kind,
-    /// Its state; unknown if it vanished.
+    /// Its state, never suspect; unknown if it vanished.
     pub state: State,
     /// The state that was told before; unknown if none was.
     pub previous: State,
@@ -116,6 +117,21 @@ impl Entry {
         !self.busy && (self.news().is_some() || !self.latest.present)
     }
 
+    fn observe_state(&mut self, state: State, proof: Proof, rtt: Option<Duration>) {
+        let before = self.latest.state;
+        let state = match (state, before) {
+            // It was up in between.
+            (State::Suspect, State::Down) => State::Up,
+            (State::Suspect, before) => before,
+            (state, _) => state,
+        };
+        if state != before {
+            (self.proof, self.rtt) = (proof, rtt);
+        }
+        self.latest.state = state;
+        self.latest.present = true;
+    }
+
     fn observe_endpoint(&mut self, endpoint: Option<SocketAddr>) {
         // The first that is learned is no change.
         self.told.endpoint = self.told.endpoint.or(endpoint);
@@ -144,9 +160,7 @@ impl Pacer {
         match change {
             Change::State { interface, peer, public_key, to, proof, rtt, .. } => {
                 self.update((interface, peer, *public_key), |entry| {
-                    entry.latest.present = true;
-                    entry.latest.state = *to;
-                    (entry.proof, entry.rtt) = (*proof, *rtt);
+                    entry.observe_state(*to, *proof, *rtt);
                 });
             }
             Change::Endpoint { interface, peer, public_key, from, to } => {
@@ -170,12 +184,8 @@ impl Pacer {
         for status in &picture.peers {
             let who = (status.interface.as_str(), status.peer.as_str(), status.public_key);
             seen.insert(self.update(who, |entry| {
-                if entry.latest.state != status.state || !entry.latest.present {
-                    entry.proof = status.proof;
-                    entry.rtt = status.probe.and_then(|probe| probe.rtt);
-                }
-                entry.latest.present = true;
-                entry.latest.state = status.state;
+                let rtt = status.probe.and_then(|probe| probe.rtt);
+                entry.observe_state(status.state, status.proof, rtt);
                 entry.observe_endpoint(status.endpoint);
             }));
         }

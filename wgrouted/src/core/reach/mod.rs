@@ -8,10 +8,10 @@
 //! Invariant: a peer of which nothing is heard, and of which nothing need be heard, is `unknown`,
 //! never `down`.
 
+pub mod announce;
 pub mod babeld;
 pub mod bird;
 pub mod dialogue;
-pub mod announce;
 pub mod event;
 mod hold;
 pub mod hooks;

@@ -26,7 +26,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn passing(why: impl ToString) -> Self {
+    fn passing(why: &impl ToString) -> Self {
         Refusal { why: why.to_string(), passing: true }
     }
 }
@@ -43,7 +43,7 @@ pub(super) async fn send(url: &str, body: Bytes, most: Duration) -> Result<(), S
             Ok(Err(refusal)) => refusal,
             Err(_) => {
                 let most = humantime::format_duration(most);
-                Refusal::passing(format!("no answer within {most}"))
+                Refusal::passing(&format_args!("no answer within {most}"))
             }
         };
         match pauses.next() {
@@ -60,10 +60,11 @@ async fn post(uri: &Uri, body: Bytes) -> Result<(), Refusal> {
     // An IPv6 address stands in brackets, which the resolver does not know.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host, port)).await.map_err(Refusal::passing)?;
+    let stream =
+        TcpStream::connect((host, port)).await.map_err(|error| Refusal::passing(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(Refusal::passing)?;
+        .map_err(|error| Refusal::passing(&error))?;
     let connection = tokio::spawn(connection);
     let named = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -75,7 +76,7 @@ async fn post(uri: &Uri, body: Bytes) -> Result<(), Refusal> {
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(body))
         .map_err(|error| Refusal { why: error.to_string(), passing: false })?;
-    let answer = sender.send_request(request).await.map_err(Refusal::passing);
+    let answer = sender.send_request(request).await.map_err(|error| Refusal::passing(&error));
     connection.abort();
     let status = answer?.status();
     if status.is_success() {

@@ -2,4 +2,6 @@
 
 pub mod fake;
 pub mod filter;
+pub mod links;
+mod rtnl;
 pub mod wireguard;

@@ -177,6 +177,11 @@ impl Config {
         filtered.then(|| self.filter.rule.clone())
     }
 
+    /// How often what there is is compared with what there should be.
+    pub fn audit(&self) -> Audit {
+        self.interfaces.first().map_or(defaults::AUDIT_INTERVAL, |interface| interface.audit)
+    }
+
     /// What `wgrouted check` says about a valid configuration.
     pub fn summary(&self) -> Summary {
         Summary {

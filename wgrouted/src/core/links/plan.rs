@@ -331,7 +331,7 @@ fn peer_step(
 }
 
 /// The endpoint to set. A peer that has moved is left where it is, for WireGuard follows it; unless
-/// the configuration has changed since, or it has fallen silent there.
+/// the configuration has changed since, or it has fallen silent while its name says elsewhere.
 fn endpoint(want: &WantPeer, found: &HavePeer, known: Option<&KnownPeer>) -> Option<SocketAddr> {
     let wanted = want.endpoint.as_ref()?;
     let first = wanted.addresses.first().copied()?;
@@ -340,7 +340,7 @@ fn endpoint(want: &WantPeer, found: &HavePeer, known: Option<&KnownPeer>) -> Opt
         return None;
     }
     let set_before = known.is_some_and(|known| known.endpoint.as_ref() == Some(&wanted.text));
-    (!set_before || found.silent).then_some(first)
+    (!set_before || (wanted.is_name && found.silent)).then_some(first)
 }
 
 impl fmt::Display for Step {

@@ -82,6 +82,8 @@ pub struct WantEndpoint {
     pub text: String,
     /// What that stands for, best first; empty if nobody knows.
     pub addresses: Vec<SocketAddr>,
+    /// Whether it is a name, which may come to stand for something else.
+    pub is_name: bool,
 }
 
 /// A link that there is.

@@ -9,7 +9,7 @@ mod encode;
 mod mark;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     time::Duration,
@@ -94,10 +94,10 @@ impl KernelLinks {
     }
 
     /// All links with their addresses, and with the settings of the WireGuard devices that `deep`
-    /// names. Those whose settings cannot be read are named with the reason.
+    /// picks. Those whose settings cannot be read are named with the reason.
     pub fn read(
         &mut self,
-        deep: &BTreeSet<&str>,
+        deep: impl Fn(&str, IfIndex) -> bool,
     ) -> Result<(Vec<Have>, Vec<(String, LinkError)>), LinkError> {
         let links = self.rtnl.exchange(encode::links(), NLM_F_DUMP).map_err(refused("list links"))?;
         let links: Vec<_> = links.into_iter().flatten().collect();
@@ -113,7 +113,7 @@ impl KernelLinks {
         for link in &mut have {
             link.addresses = addresses.remove(&link.index).unwrap_or_default();
             if let HaveShape::Wireguard(settings) = &mut link.shape
-                && deep.contains(link.name.as_str())
+                && deep(&link.name, link.index)
             {
                 let index = link.index;
                 match self.wireguard().and_then(|door| Ok(door.settings(index, SILENT)?)) {

@@ -29,6 +29,7 @@ mod sim;
 mod codecs;
 mod hold;
 mod hooks;
+mod links;
 mod loss;
 mod mirror;
 mod order;

@@ -20,7 +20,7 @@ const LONGEST: usize = 1024;
 
 /// Why a file gives no key.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub(super) enum KeyError {
     /// It cannot be read.
     #[error(
         "key file {}: {source}; it must be readable by the user that wgrouted runs as", path.display()
@@ -41,15 +41,15 @@ pub enum KeyError {
 
 /// A key, and whether everybody can read its file.
 #[derive(Debug)]
-pub struct Key {
+pub(super) struct Key {
     /// The key.
-    pub secret: Secret,
+    pub(super) secret: Secret,
     /// Whether anybody can read it (`wg` warns of that too).
-    pub exposed: bool,
+    pub(super) exposed: bool,
 }
 
 /// Reads a key.
-pub fn read(path: &Path) -> Result<Key, KeyError> {
+pub(super) fn read(path: &Path) -> Result<Key, KeyError> {
     let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode();

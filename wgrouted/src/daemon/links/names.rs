@@ -12,11 +12,11 @@ use crate::core::links::rule::Endpoint;
 
 /// What endpoints stand for.
 #[derive(Debug, Default)]
-pub struct Names(HashMap<String, Vec<SocketAddr>>);
+pub(super) struct Names(HashMap<String, Vec<SocketAddr>>);
 
 impl Names {
     /// The addresses of an endpoint, or why there are none. Without `ask` only what is known counts.
-    pub fn resolve(
+    pub(super) fn resolve(
         &mut self,
         endpoint: &Endpoint,
         ask: bool,
@@ -41,7 +41,7 @@ impl Names {
     }
 
     /// Whether an endpoint is a name that nobody has asked for with success.
-    pub fn is_unknown(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_unknown(&self, endpoint: &Endpoint) -> bool {
         endpoint.address().is_none() && !self.0.contains_key(&endpoint.to_string())
     }
 }

@@ -38,7 +38,7 @@ use crate::{
 
 /// Makes links.
 #[derive(Debug)]
-pub struct Maker {
+pub(super) struct Maker {
     rules: Vec<LinkRule>,
     kernel: KernelLinks,
     memory: Memory,
@@ -54,7 +54,7 @@ pub struct Maker {
 
 /// How closely to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub(super) enum Depth {
     /// At links, their addresses, and the settings of devices that are new. Reading settings takes
     /// time on a device with a full table.
     Links,
@@ -66,7 +66,7 @@ pub enum Depth {
 
 /// What came of a look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Steps taken.
     pub steps: usize,
     /// Links that are not as configured.
@@ -81,7 +81,7 @@ struct Prepared {
 
 impl Maker {
     /// Makes nothing yet.
-    pub fn new(runtime_dir: &Path) -> Result<Maker, LinkError> {
+    pub(super) fn new(runtime_dir: &Path) -> Result<Maker, LinkError> {
         let memory = Memory::new(runtime_dir);
         let known = memory.recall_links().unwrap_or_else(|error| {
             warn!(%error, "what was remembered of managed links could not be read: peers that were \
@@ -101,17 +101,17 @@ impl Maker {
     }
 
     /// From now on these links are configured.
-    pub fn configure(&mut self, rules: Vec<LinkRule>) {
+    pub(super) fn configure(&mut self, rules: Vec<LinkRule>) {
         self.rules = rules;
     }
 
     /// Whether there is anything to look after.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.rules.is_empty() && self.known.is_empty()
     }
 
     /// Looks at all links and takes the steps that are needed.
-    pub fn round(&mut self, depth: Depth) -> Outcome {
+    pub(super) fn round(&mut self, depth: Depth) -> Outcome {
         if depth != Depth::Links {
             self.settings.clear();
         }

@@ -516,7 +516,7 @@ fn mistakes_in_links() {
         (managed("link_local='10.0.0.1'", ""), "5:12: interface.link_local", "in fe80::/10"),
         (
             managed("", "[[interface.peer]]\npublic_key='KEY_A'"),
-            "6:3: interface.peer.pinned",
+            "6:1: interface.peer.pinned",
             "begins with its own addresses",
         ),
         (
@@ -534,32 +534,36 @@ fn mistakes_in_links() {
             "11:20: interface.peer.preshared_key_file",
             "not an absolute path",
         ),
-        (tunnel(""), "11:3: tunnel.remote", "missing: add remote"),
-        (tunnel("peer='b'"), "14:6: tunnel.peer", "interface wg0 has no peer b: add it there, or"),
-        (tunnel("remote='10.9.9.9'"), "14:8: tunnel.remote", "is not pinned by a peer of wg0"),
-        (tunnel("remote='fd00::1'"), "14:8: tunnel.remote", "has IPv4 ends, which fd00::1 is not"),
+        (tunnel(""), "11:1: tunnel.remote", "missing: add remote"),
+        (tunnel("peer='b'"), "15:6: tunnel.peer", "interface wg0 has no peer b: add it there, or"),
+        (tunnel("remote='10.9.9.9'"), "15:8: tunnel.remote", "is not pinned by a peer of wg0"),
+        (tunnel("remote='fd00::1'"), "15:8: tunnel.remote", "has IPv4 ends, which fd00::1 is not"),
         (
             tunnel("peer='a'").replace("'gre'", "'ipip'") + "\naddresses=['fd00::1/64']",
-            "15:12: tunnel.addresses",
+            "16:12: tunnel.addresses",
             "carries IPv4 only",
         ),
         (
             tunnel("peer='a'").replace("over='wg0'", "over='wg7'"),
-            "13:6: tunnel.over",
+            "14:6: tunnel.over",
             "no interface wg7 is configured: write wg0",
         ),
-        (tunnel("peer='a'").replace("'t'", "'wg0'"), "12:6: tunnel.name", "an interface is named wg0"),
+        (
+            tunnel("peer='a'").replace("'t'", "'wg0'"),
+            "12:6: tunnel.name",
+            "an interface is named wg0",
+        ),
         (
             tunnel("peer='a'") + "\n[[tunnel]]\nname='u'\nkind='gre'\nover='wg0'\npeer='a'",
-            "15:3: tunnel",
+            "16:1: tunnel",
             "already given in line 11: tunnels of one kind",
         ),
         (
             tunnel("peer='a'") + "\n[[tunnel]]\nname='t'\nkind='gre'\nover='wg0'\npeer='a'\nkey=1",
-            "16:6: tunnel.name",
+            "17:6: tunnel.name",
             "already given in line 12",
         ),
-        (tunnel("peer='a'\nttl=0"), "15:5: tunnel.ttl", "choose 1 to 255"),
+        (tunnel("peer='a'\nttl=0"), "16:5: tunnel.ttl", "choose 1 to 255"),
     ] {
         refused(&text, place, sentence);
     }

@@ -23,9 +23,10 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, filtered] = configs.as_slice() else { panic!("{} blocks", configs.len()) };
+    let [first, made, filtered] = configs.as_slice() else { panic!("{} blocks", configs.len()) };
     assert_eq!(first.interfaces.len(), 1);
     assert_eq!(first.interfaces[0].peers.len(), 2);
+    assert_eq!(made.links.len(), 2);
     assert!(filtered.interfaces.iter().all(|interface| interface.filter.is_some()));
     assert_eq!(filtered.filter.rule.policies.len(), 1);
 }

@@ -82,7 +82,8 @@ impl Pair {
 
     /// A dedicated link to the other node; node 0 says where that is.
     fn dedicated(&self, own: usize, more: &str) -> String {
-        let endpoint = format!("endpoint = \"{}:51820\"\nkeepalive = \"25s\"\n", self.link.b.address);
+        let endpoint =
+            format!("endpoint = \"{}:51820\"\nkeepalive = \"25s\"\n", self.link.b.address);
         format!(
             "[[interface]]\n\
              name = \"wg1\"\n\
@@ -262,7 +263,8 @@ fn tunnels(lab: &mut Lab) -> Result<()> {
                  addresses = [\"10.{number}.0.{me}/24\"]\n"
             );
         }
-        config + "[[tunnel]]\nname = \"keyed\"\nkind = \"gre\"\nover = \"wg0\"\npeer = \"other\"\n\
+        config
+            + "[[tunnel]]\nname = \"keyed\"\nkind = \"gre\"\nover = \"wg0\"\npeer = \"other\"\n\
                   key = 7\naddresses = [\"10.9.0."
             + &format!("{me}/24\"]\n")
     };
@@ -296,11 +298,19 @@ fn tunnels(lab: &mut Lab) -> Result<()> {
     let log = daemon.log()?.split_off(log);
     ensure!(log.contains("steps=0"), "not idempotent: {log}");
     lab.say("a changed tunnel is changed in place, a dropped one goes");
-    let (kept, _) = config(0).split_once("[[tunnel]]\nname = \"keyed\"").map(|(k, d)| (k.to_owned(), d.to_owned())).context("the keyed tunnel")?;
-    let changed = kept.replacen("peer = \"other\"\naddresses = [\"10.2", "peer = \"other\"\nttl = 9\naddresses = [\"10.2", 1);
+    let (kept, _) = config(0)
+        .split_once("[[tunnel]]\nname = \"keyed\"")
+        .map(|(k, d)| (k.to_owned(), d.to_owned()))
+        .context("the keyed tunnel")?;
+    let changed = kept.replacen(
+        "peer = \"other\"\naddresses = [\"10.2",
+        "peer = \"other\"\nttl = 9\naddresses = [\"10.2",
+        1,
+    );
     daemon.reload(&changed)?;
     wait_link(a, "keyed", false)?;
-    let ttl = || Ok(link(a, "gre-t")?.context("gre-t")?.pointer("/linkinfo/info_data/ttl").cloned());
+    let ttl =
+        || Ok(link(a, "gre-t")?.context("gre-t")?.pointer("/linkinfo/info_data/ttl").cloned());
     wait_until("the new ttl", PATIENCE, ttl, |ttl| *ttl == Some(9.into()))?;
     ensure!(index(a, "gre-t")? == before[1], "the tunnel was made again");
     ping(a, "10.2.0.2", b)
@@ -352,7 +362,10 @@ fn adopted(lab: &mut Lab) -> Result<()> {
     wait_until("our address to go", PATIENCE, || addresses(&hub, "wg0"), gone)?;
     ensure!(index(&hub, "wg0")? == number && peers()?.lines().count() == 2, "more than ours went");
     let left = addresses(&hub, "wg0")?;
-    ensure!(left.contains(&"10.99.0.254/16".to_owned()) && left.contains(&"fd99::fe/64".to_owned()), "{left:?}");
+    ensure!(
+        left.contains(&"10.99.0.254/16".to_owned()) && left.contains(&"fd99::fe/64".to_owned()),
+        "{left:?}"
+    );
     ping(&hub, "10.99.0.1", &spoke.node)
 }
 
@@ -369,7 +382,8 @@ fn reload(lab: &mut Lab) -> Result<()> {
     a.run("wg", ["set", "wg1", "peer", &stranger])?;
     a.ip("address add 10.66.0.1/32 dev wg1")?;
 
-    let changed = first.replace("10.1.0.1/24\"", "10.1.0.1/24\", \"10.88.0.1/32\"").replace("25s", "10s");
+    let changed =
+        first.replace("10.1.0.1/24\"", "10.1.0.1/24\", \"10.88.0.1/32\"").replace("25s", "10s");
     let log = daemon.log()?.len();
     daemon.reload(&changed)?;
     let has = |address: &str| {
@@ -411,7 +425,9 @@ fn reload(lab: &mut Lab) -> Result<()> {
 fn repaired(lab: &mut Lab) -> Result<()> {
     let pair = Pair::new(lab)?;
     let [a, b] = &pair.nodes;
-    let config = pair.dedicated(0, "").replace("[[interface]]", "[daemon]\naudit_interval = \"1s\"\n[[interface]]");
+    let config = pair
+        .dedicated(0, "")
+        .replace("[[interface]]", "[daemon]\naudit_interval = \"1s\"\n[[interface]]");
     let daemon = start(lab, a, &config)?;
     let _other = start(lab, b, &pair.dedicated(1, ""))?;
     ping(a, "10.1.0.2", b)?;

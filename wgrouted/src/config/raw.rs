@@ -105,11 +105,8 @@ impl RawConfig {
             "a table in double brackets, [[interface]],",
             |section| RawInterface::read(section, names),
         );
-        let tunnels = document.sections(
-            "tunnel",
-            "a table in double brackets, [[tunnel]],",
-            RawTunnel::read,
-        );
+        let tunnels =
+            document.sections("tunnel", "a table in double brackets, [[tunnel]],", RawTunnel::read);
         document.finish();
         let tunnels = tunnels.unwrap_or_default();
         RawConfig { daemon, filter, reach, api, interfaces, tunnels }

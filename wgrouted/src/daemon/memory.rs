@@ -77,9 +77,7 @@ impl Memory {
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, MemoryError> {
     let failed = |source| MemoryError { path: path.to_owned(), source };
     match fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into()))
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }

@@ -36,12 +36,15 @@ fn addresses() -> impl Strategy<Value = BTreeMap<IpAddr, u8>> {
     let one = (any::<bool>(), 1..4u8, any::<bool>()).prop_map(|(v4, host, long)| {
         let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host)]);
         let address = if v4 { IpAddr::from([10, 0, 0, host]) } else { v6 };
-        (address, match (v4, long) {
-            (true, true) => 32,
-            (true, false) => 24,
-            (false, true) => 128,
-            (false, false) => 64,
-        })
+        (
+            address,
+            match (v4, long) {
+                (true, true) => 32,
+                (true, false) => 24,
+                (false, true) => 128,
+                (false, false) => 64,
+            },
+        )
     });
     vec(one, 0..4).prop_map(BTreeMap::from_iter)
 }
@@ -54,13 +57,15 @@ fn interface_addresses() -> impl Strategy<Value = Vec<InterfaceAddress>> {
 
 fn tunnel() -> impl Strategy<Value = Tunnel> {
     let kinds = prop_oneof![Just(TunnelKind::Gre), Just(TunnelKind::Ipip)];
-    (kinds, 0..2usize, 1..3u8, 1..3u8, option::of(0..2u32)).prop_map(|(kind, over, l, r, key)| Tunnel {
-        kind,
-        over: NAMES[over].to_owned(),
-        local: IpAddr::from([10, 0, 0, l]),
-        remote: IpAddr::from([10, 0, 1, r]),
-        ttl: 64,
-        key,
+    (kinds, 0..2usize, 1..3u8, 1..3u8, option::of(0..2u32)).prop_map(|(kind, over, l, r, key)| {
+        Tunnel {
+            kind,
+            over: NAMES[over].to_owned(),
+            local: IpAddr::from([10, 0, 0, l]),
+            remote: IpAddr::from([10, 0, 1, r]),
+            ttl: 64,
+            key,
+        }
     })
 }
 
@@ -113,8 +118,11 @@ fn wants() -> impl Strategy<Value = Vec<Want>> {
         let mut seen = BTreeSet::new();
         let fresh = all.into_iter().filter(|(name, ..)| seen.insert(*name));
         fresh
-            .map(|(name, shape, addresses, mtu)| {
-                Want { name: NAMES[name].to_owned(), shape, addresses, mtu }
+            .map(|(name, shape, addresses, mtu)| Want {
+                name: NAMES[name].to_owned(),
+                shape,
+                addresses,
+                mtu,
             })
             .collect()
     })
@@ -162,8 +170,9 @@ fn haves() -> impl Strategy<Value = Vec<Have>> {
                 addresses: addresses
                     .into_iter()
                     .zip(marks)
-                    .map(|((address, length), ours)| {
-                        HaveAddress { address: InterfaceAddress { address, length }, ours }
+                    .map(|((address, length), ours)| HaveAddress {
+                        address: InterfaceAddress { address, length },
+                        ours,
                     })
                     .collect(),
             })

@@ -49,7 +49,8 @@ pub(in crate::config) fn device(raw: &RawInterface, report: &Report<'_>) -> Opti
             device.private_key_file.clone_from(&file.value);
         }
         _ => {
-            let example = "private_key_file = \"/etc/wgrouted/wg0.key\", a file made by `wg genkey`";
+            let example =
+                "private_key_file = \"/etc/wgrouted/wg0.key\", a file made by `wg genkey`";
             report.add(raw.at, "interface.private_key_file", Problem::Missing { example });
         }
     }
@@ -209,7 +210,10 @@ fn tunnel(
             missing("local", "local = \"10.0.0.1\", the address that this end has on `over`");
         }
         if remote.is_none() {
-            missing("remote", "remote = \"10.0.0.2\", the peer's address, or peer = \"…\" with it pinned");
+            missing(
+                "remote",
+                "remote = \"10.0.0.2\", the peer's address, or peer = \"…\" with it pinned",
+            );
         }
     }
     check_remote(raw, over, peer, report);
@@ -248,7 +252,8 @@ fn check_remote(
         None => over.peers.iter().collect(),
     };
     // What is learned is not known here.
-    let Some(pinned) = candidates.iter().map(|peer| peer.pinned.as_ref()).collect::<Option<Vec<_>>>()
+    let Some(pinned) =
+        candidates.iter().map(|peer| peer.pinned.as_ref()).collect::<Option<Vec<_>>>()
     else {
         return;
     };

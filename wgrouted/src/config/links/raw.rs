@@ -90,11 +90,8 @@ impl RawPeerLink {
 
 impl RawTunnel {
     pub(in crate::config) fn read(mut section: Section<'_, '_>) -> Self {
-        const KINDS: [(&str, TunnelKind); 3] = [
-            ("gre", TunnelKind::Gre),
-            ("ip6gre", TunnelKind::Ip6gre),
-            ("ipip", TunnelKind::Ipip),
-        ];
+        const KINDS: [(&str, TunnelKind); 3] =
+            [("gre", TunnelKind::Gre), ("ip6gre", TunnelKind::Ip6gre), ("ipip", TunnelKind::Ipip)];
         let mut tunnel = RawTunnel {
             at: section.at,
             name: section.require("name", "name = \"gre-a\"", value::interface),

@@ -87,7 +87,8 @@ mod tests {
         for text in ["10.0.0.1/24", "10.0.0.1/32", "fe80::1/64", "2001:db8::1/128"] {
             assert_eq!(text.parse::<InterfaceAddress>().unwrap().to_string(), text);
         }
-        for text in ["10.0.0.1", "10.0.0.1/33", "10.0.0.1/+4", "x/24", "0.0.0.0/0", "ff02::1/64", ""]
+        for text in
+            ["10.0.0.1", "10.0.0.1/33", "10.0.0.1/+4", "x/24", "0.0.0.0/0", "ff02::1/64", ""]
         {
             assert!(text.parse::<InterfaceAddress>().is_err(), "{text}");
         }

@@ -197,7 +197,8 @@ mod tests {
         {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["192.0.2.1", "2001:db8::1:51820", "a b:1", ":1", "x:0", "x:65536", "[x]:1", "[]:1"]
+        for text in
+            ["192.0.2.1", "2001:db8::1:51820", "a b:1", ":1", "x:0", "x:65536", "[x]:1", "[]:1"]
         {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }

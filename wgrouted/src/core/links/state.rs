@@ -15,7 +15,9 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     /// Of a secret.
     pub fn of(secret: &[u8; 32]) -> Self {
-        Fingerprint(Sha256::new_with_prefix(b"wgrouted preshared").chain_update(secret).finalize().into())
+        Fingerprint(
+            Sha256::new_with_prefix(b"wgrouted preshared").chain_update(secret).finalize().into(),
+        )
     }
 }
 

@@ -180,7 +180,11 @@ impl Maker {
         }
         // What cannot be made is left as it is.
         left_alone.extend(
-            rules.iter().map(|rule| &rule.name).filter(|n| !prepared.contains_key(n.as_str())).cloned(),
+            rules
+                .iter()
+                .map(|rule| &rule.name)
+                .filter(|n| !prepared.contains_key(n.as_str()))
+                .cloned(),
         );
         have.retain(|link| !left_alone.contains(&link.name));
 

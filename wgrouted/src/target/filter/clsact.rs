@@ -134,7 +134,8 @@ impl Clsact {
     fn exchange(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<TcMessage>> {
         let mut filters = Vec::new();
         for answer in self.0.exchange(request, flags)? {
-            let answer = answer.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let answer =
+                answer.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if let RouteNetlinkMessage::NewTrafficFilter(filter) = answer {
                 filters.push(filter);
             }

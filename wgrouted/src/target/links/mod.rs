@@ -8,12 +8,7 @@ mod decode;
 mod encode;
 mod mark;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -99,7 +94,8 @@ impl KernelLinks {
         &mut self,
         deep: impl Fn(&str, IfIndex) -> bool,
     ) -> Result<(Vec<Have>, Vec<(String, LinkError)>), LinkError> {
-        let links = self.rtnl.exchange(encode::links(), NLM_F_DUMP).map_err(refused("list links"))?;
+        let links =
+            self.rtnl.exchange(encode::links(), NLM_F_DUMP).map_err(refused("list links"))?;
         let links: Vec<_> = links.into_iter().flatten().collect();
         let mut have = decode::links(&links, &self.mark);
         let answers = self.rtnl.exchange(encode::addresses(), NLM_F_DUMP);

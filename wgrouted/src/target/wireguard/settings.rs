@@ -174,8 +174,9 @@ mod tests {
 
     #[test]
     fn a_dump_gives_settings_and_no_secret() {
-        let handshake =
-            |seconds| WireguardPeerAttribute::LastHandshake(WireguardTimeSpec { seconds, nano_seconds: 0 });
+        let handshake = |seconds| {
+            WireguardPeerAttribute::LastHandshake(WireguardTimeSpec { seconds, nano_seconds: 0 })
+        };
         let end: SocketAddr = "192.0.2.1:5".parse().unwrap();
         let peers = vec![
             WireguardPeer(vec![
@@ -200,7 +201,8 @@ mod tests {
         ]);
         // The same peer goes on.
         let again = vec![WireguardPeer(vec![WireguardPeerAttribute::PublicKey([1; 32])])];
-        let second = message(&[WireguardAttribute::ListenPort(1), WireguardAttribute::Peers(again)]);
+        let second =
+            message(&[WireguardAttribute::ListenPort(1), WireguardAttribute::Peers(again)]);
         let mut assembly = SettingsAssembly::new(Duration::from_secs(500));
         assembly.message(&first).unwrap();
         assembly.message(&second).unwrap();

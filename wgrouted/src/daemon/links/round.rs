@@ -31,7 +31,7 @@ use crate::{
     },
     daemon::memory::Memory,
     target::{
-        links::{KernelLinks, LinkError, Mark, Secrets},
+        links::{KernelLinks, LinkError, Mark, Read, Secrets},
         wireguard::Secret,
     },
 };
@@ -151,7 +151,7 @@ impl Maker {
             configured.chain(remembered.iter().map(String::as_str)).collect();
         let settings = &self.settings;
         let unknown = |name: &str, index| deep.contains(name) && !settings.contains_key(&index);
-        let (mut have, unread) = self.kernel.read(unknown)?;
+        let Read { links: mut have, unread } = self.kernel.read(unknown)?;
         for link in &mut have {
             match &mut link.shape {
                 HaveShape::Wireguard(Some(read)) => {

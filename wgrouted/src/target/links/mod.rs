@@ -73,6 +73,15 @@ pub struct Secrets {
     pub preshared: BTreeMap<PublicKey, Secret>,
 }
 
+/// What was read.
+#[derive(Debug)]
+pub struct Read {
+    /// The links.
+    pub links: Vec<Have>,
+    /// Those whose settings could not be read, and why.
+    pub unread: Vec<(String, LinkError)>,
+}
+
 /// The kernel's links of one network namespace.
 #[derive(Debug)]
 pub struct KernelLinks {
@@ -89,11 +98,11 @@ impl KernelLinks {
     }
 
     /// All links with their addresses, and with the settings of the WireGuard devices that `deep`
-    /// picks. Those whose settings cannot be read are named with the reason.
+    /// picks.
     pub fn read(
         &mut self,
         deep: impl Fn(&str, IfIndex) -> bool,
-    ) -> Result<(Vec<Have>, Vec<(String, LinkError)>), LinkError> {
+    ) -> Result<Read, LinkError> {
         let links =
             self.rtnl.exchange(encode::links(), NLM_F_DUMP).map_err(refused("list links"))?;
         let links: Vec<_> = links.into_iter().flatten().collect();
@@ -118,7 +127,7 @@ impl KernelLinks {
                 }
             }
         }
-        Ok((have, failed))
+        Ok(Read { links: have, unread: failed })
     }
 
     /// The link through which packets with this mark go to an address, and the MTU of the route if

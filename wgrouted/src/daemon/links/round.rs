@@ -192,7 +192,9 @@ impl Maker {
         problems.extend(plan.conflicts.drain(..).map(|(link, why)| (link, why.to_string())));
         let kept = self.known.iter().filter(|(name, _)| left_alone.contains(*name));
         plan.known.extend(kept.map(|(name, known)| (name.clone(), known.clone())));
-        Ok(self.follow(plan, &prepared, problems))
+        let ours: BTreeSet<&str> =
+            have.iter().filter(|link| link.ours).map(|link| link.name.as_str()).collect();
+        Ok(self.follow(plan, &prepared, &ours, problems))
     }
 
     /// Takes the steps of a plan, and returns how many were taken. A link's steps end at the first
@@ -201,6 +203,7 @@ impl Maker {
         &mut self,
         plan: Plan,
         prepared: &BTreeMap<&str, Prepared>,
+        ours: &BTreeSet<&str>,
         problems: &mut Vec<(String, String)>,
     ) -> usize {
         // Before anything is done: a peer that is added must be known as ours even if we end here.
@@ -232,6 +235,14 @@ impl Maker {
                 }
                 Err(error) => {
                     problems.push((link.clone(), error.to_string()));
+                    // What the kernel does not change in place is made anew, at the next look.
+                    if matches!(step, Step::Retunnel(_))
+                        && ours.contains(link.as_str())
+                        && self.kernel.take(&link, &Step::Delete, secrets).is_ok()
+                    {
+                        steps += 1;
+                        info!(link, "{}", Step::Delete);
+                    }
                     broken.insert(link);
                 }
             }

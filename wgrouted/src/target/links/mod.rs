@@ -99,10 +99,7 @@ impl KernelLinks {
 
     /// All links with their addresses, and with the settings of the WireGuard devices that `deep`
     /// picks.
-    pub fn read(
-        &mut self,
-        deep: impl Fn(&str, IfIndex) -> bool,
-    ) -> Result<Read, LinkError> {
+    pub fn read(&mut self, deep: impl Fn(&str, IfIndex) -> bool) -> Result<Read, LinkError> {
         let links =
             self.rtnl.exchange(encode::links(), NLM_F_DUMP).map_err(refused("list links"))?;
         let links: Vec<_> = links.into_iter().flatten().collect();
@@ -237,5 +234,107 @@ fn is_done(step: &Step, error: &io::Error) -> bool {
         Step::RemoveAddress(_) => errno == Some(libc::EADDRNOTAVAIL),
         Step::Delete => errno == Some(libc::ENODEV),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, process::Command};
+
+    use super::*;
+    use crate::core::links::rule::{Tunnel, TunnelKind};
+
+    fn ip(words: &str) -> String {
+        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {words}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn named(kernel: &mut KernelLinks, name: &str) -> Option<Have> {
+        let links = kernel.read(|_, _| false).unwrap().links;
+        links.into_iter().find(|link| link.name == name)
+    }
+
+    /// Tunnels need nothing of the link that carries them.
+    #[test]
+    #[ignore = "needs root and a kernel with tunnels, as those with WireGuard: sudo -E cargo test -p wgrouted --lib -- --ignored"]
+    fn the_kernel_does_and_says_what_a_step_says() {
+        // SAFETY: no pointers are passed; the call moves this thread to a new network namespace.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+        ip("link add over type veth peer name end");
+        ip("link set over up");
+        let mut kernel = KernelLinks::open(Mark::new(Path::new("/run/test"))).unwrap();
+        let mut other = KernelLinks::open(Mark::new(Path::new("/run/other"))).unwrap();
+        for (number, kind, key) in [
+            (1, TunnelKind::Gre, None),
+            (2, TunnelKind::Gre, Some(7)),
+            (3, TunnelKind::Ipip, None),
+            (4, TunnelKind::Ip6gre, Some(9)),
+        ] {
+            let end = |host: u8| match kind.is_over_ipv6() {
+                true => [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host)].into(),
+                false => [10, 0, 0, host].into(),
+            };
+            let over = "over".to_owned();
+            let mut tunnel = Tunnel { kind, over, local: end(1), remote: end(2), ttl: 64, key };
+            let name = format!("t{number}");
+            let mut take = |step: Step| kernel.take(&name, &step, &Secrets::default()).unwrap();
+            take(Step::Create(Created::Tunnel(tunnel.clone())));
+            take(Step::Mtu(1400));
+            let address = |text: String| {
+                text.parse::<crate::core::links::address::InterfaceAddress>().unwrap()
+            };
+            let (first, second) =
+                (address(format!("10.{number}.0.1/24")), address(format!("10.{number}.0.2/32")));
+            take(Step::AddAddress(first));
+            take(Step::AddAddress(second));
+            take(Step::AddAddress(second));
+            take(Step::Up);
+            ip(&format!("address add 10.77.{number}.1/32 dev {name}"));
+            let link = named(&mut kernel, &name).unwrap();
+            assert_eq!(link.shape, HaveShape::Tunnel(tunnel.clone()));
+            assert!(link.up && link.ours && link.mtu == 1400, "{link:?}");
+            assert!(!named(&mut other, &name).unwrap().ours);
+            let ours = |link: &Have| -> Vec<_> {
+                let ours = link.addresses.iter().filter(|there| there.ours);
+                ours.map(|there| there.address).collect()
+            };
+            assert_eq!(ours(&link), [first, second]);
+
+            tunnel.remote = end(3);
+            tunnel.ttl = 9;
+            tunnel.key = Some(11).filter(|_| kind != TunnelKind::Ipip);
+            let mut take = |step: Step| kernel.take(&name, &step, &Secrets::default()).unwrap();
+            take(Step::Retunnel(tunnel.clone()));
+            take(Step::RemoveAddress(first));
+            let changed = named(&mut kernel, &name).unwrap();
+            assert_eq!((changed.index, &changed.shape), (link.index, &HaveShape::Tunnel(tunnel)));
+            assert_eq!(ours(&changed), [second]);
+            let mut take = |step: Step| kernel.take(&name, &step, &Secrets::default()).unwrap();
+            take(Step::Delete);
+            assert_eq!(named(&mut kernel, &name), None);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root: sudo -E cargo test -p wgrouted --lib -- --ignored"]
+    fn the_path_is_that_of_the_route() {
+        // SAFETY: no pointers are passed; the call moves this thread to a new network namespace.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+        ip("link add one type veth peer name end");
+        ip("link set end up mtu 1400");
+        ip("link set one up mtu 1400");
+        ip("address add 192.0.2.1/24 dev one");
+        ip("address add 2001:db8::1/64 dev one nodad");
+        ip("route add 198.51.100.0/24 via 192.0.2.2 mtu 1300");
+        let mut kernel = KernelLinks::open(Mark::new(Path::new("/run/test"))).unwrap();
+        let one = kernel.index("one").unwrap();
+        let mut path = |text: &str| kernel.path(text.parse().unwrap(), 0);
+        assert_eq!(path("192.0.2.9:1").unwrap().0, one);
+        assert_eq!(path("198.51.100.9:1"), Some((one, Some(1300))));
+        assert_eq!(path("[2001:db8::9]:1").unwrap().0, one);
+        assert_eq!(path("203.0.113.1:1"), None);
+        assert!(kernel.index("two").unwrap_err().to_string().contains("find link two"));
     }
 }

@@ -7,6 +7,7 @@ use std::{path::Path, time::Duration};
 use proptest::prelude::*;
 use wgrouted::{
     config::{Config, ConfigErrors, Names, Position, Source, check, interface_name},
+    core::links::rule::{LinkLocal, LinkRule, MtuRule, ShapeRule},
     core::rule::{Audit, InterfaceRule, LinkMode, Match, OnExit, PeerRule},
 };
 
@@ -56,7 +57,7 @@ fn mistakes_in_keys() {
         (
             "[[interface]]\nname='a'\n[[peer]]\n",
             "3:3: peer",
-            "the keys here are daemon, filter, reach, api, interface",
+            "the keys here are daemon, filter, reach, api, interface, tunnel",
         ),
         ("[daemon]\nretry = 1\n[[interface]]\nname='a'", "2:1: daemon.retry", "unknown key"),
         (
@@ -491,4 +492,142 @@ fn what_is_announced_is_nobody_else_s() {
     let other = rule("protocol=120\ntable=100\nmetric=1\nmetric_from_rtt=true\nhosts=false");
     assert_eq!((other.table, other.protocol, other.metric), (100, 120, 1));
     assert!(!other.hosts && other.metric_from_rtt);
+}
+
+/// A managed interface with these lines, and what follows.
+fn managed(lines: &str, rest: &str) -> String {
+    format!("[[interface]]\nname='wg0'\nmanage=true\nprivate_key_file='/k'\n{lines}\n{rest}")
+}
+
+#[test]
+fn links_are_read_as_written() {
+    let text = managed(
+        "link='shared'\nlisten_port=5\nfwmark=0x10\naddresses=['10.0.0.1/24','fd00::1/64']",
+        "[[interface.peer]]\nname='a'\npublic_key='KEY_A'\npinned=['10.0.0.2/32','fd00::2/128']\n\
+         endpoint='x.example:1'\nkeepalive='25s'\npreshared_key_file='/p'\n\
+         [[tunnel]]\nname='t4'\nkind='gre'\nover='wg0'\npeer='a'\nkey=0\n\
+         [[tunnel]]\nname='t6'\nkind='ip6gre'\nover='wg0'\npeer='KEY_A'\nmtu=1300\n\
+         [[tunnel]]\nname='ti'\nkind='ipip'\nover='wg0'\nremote='10.0.0.2'\nlink_local='off'",
+    );
+    let links = parse(&text).unwrap().links;
+    let [device, gre, ip6gre, ipip] = &links[..] else { panic!("{links:?}") };
+    assert_eq!((device.mtu, device.link_local), (MtuRule::Auto, LinkLocal::Auto));
+    assert_eq!(device.addresses.len(), 2);
+    let ShapeRule::Wireguard(rule) = &device.shape else { panic!("{device:?}") };
+    assert_eq!((rule.listen_port, rule.fwmark), (Some(5), Some(16)));
+    assert_eq!(rule.private_key_file, Path::new("/k"));
+    let [peer] = &rule.peers[..] else { panic!("{rule:?}") };
+    assert_eq!(peer.endpoint.as_ref().unwrap().to_string(), "x.example:1");
+    assert_eq!((peer.keepalive, peer.allowed_ips.len()), (Some(25), 2));
+    assert_eq!(peer.preshared_key_file.as_deref(), Some(Path::new("/p")));
+    let tunnel = |link: &LinkRule| match &link.shape {
+        ShapeRule::Tunnel(tunnel) => tunnel.to_string(),
+        ShapeRule::Wireguard(_) => panic!("{link:?}"),
+    };
+    assert_eq!(tunnel(gre), "gre from 10.0.0.1 to 10.0.0.2 over wg0, ttl 64, key 0");
+    assert_eq!(tunnel(ip6gre), "ip6gre from fd00::1 to fd00::2 over wg0, ttl 64");
+    assert_eq!(tunnel(ipip), "ipip from 10.0.0.1 to 10.0.0.2 over wg0, ttl 64");
+    assert_eq!((ip6gre.mtu, ipip.link_local), (MtuRule::Given(1300), LinkLocal::Off));
+
+    let peer = "[[interface.peer]]\npublic_key='KEY_A'";
+    let allowed = |text: String| {
+        let ShapeRule::Wireguard(device) = &parse(&text).unwrap().links[0].shape else { panic!() };
+        device.peers[0].allowed_ips.len()
+    };
+    assert_eq!(allowed(managed("link='dedicated'", peer)), 2);
+    let open = format!("[interface.filter]\nopen=true\n{peer}");
+    assert_eq!(allowed(managed("link='dedicated'", &open)), 0, "the filter opens them");
+    // One link-local address is enough.
+    let own = parse(&managed("addresses=['fe80::7/64']", "")).unwrap();
+    assert_eq!(own.links[0].link_local, LinkLocal::Off);
+}
+
+#[test]
+fn mistakes_in_links() {
+    let shared = "link='shared'\naddresses=['10.0.0.1/24']";
+    let peer = "[[interface.peer]]\nname='a'\npublic_key='KEY_A'\npinned=['10.0.0.2/32']\n";
+    let tunnel = |lines: &str| {
+        managed(shared, &format!("{peer}[[tunnel]]\nname='t'\nkind='gre'\nover='wg0'\n{lines}"))
+    };
+    for (text, place, sentence) in [
+        (
+            "[[interface]]\nname='a'\nmanage=true".to_owned(),
+            "1:1: interface.private_key_file",
+            "missing: add private_key_file =",
+        ),
+        (
+            "[[interface]]\nname='a'\nlisten_port=5".to_owned(),
+            "3:13: interface.listen_port",
+            "add manage = true",
+        ),
+        (
+            "[[interface]]\nname='a'\n[[interface.peer]]\npublic_key='KEY_A'\nkeepalive='off'"
+                .to_owned(),
+            "5:11: interface.peer.keepalive",
+            "add manage = true",
+        ),
+        (managed("private_key='x'", ""), "5:1: interface.private_key", "unknown key"),
+        (managed("mtu=1279", ""), "5:5: interface.mtu", "choose 1280 to 65535"),
+        (managed("mtu='big'", ""), "5:5: interface.mtu", "write \"auto\" or \"1420\""),
+        (managed("listen_port=0", ""), "5:13: interface.listen_port", "choose 1 to 65535"),
+        (managed("addresses=['10.0.0.1']", ""), "5:12: interface.addresses", "with a length"),
+        (
+            managed("addresses=['10.0.0.1/24','10.0.0.1/32']", ""),
+            "5:26: interface.addresses",
+            "already given",
+        ),
+        (managed("link_local='10.0.0.1'", ""), "5:12: interface.link_local", "in fe80::/10"),
+        (
+            managed("", "[[interface.peer]]\npublic_key='KEY_A'"),
+            "6:1: interface.peer.pinned",
+            "begins with its own addresses",
+        ),
+        (
+            managed(shared, &format!("{peer}endpoint='a b:1'")),
+            "11:10: interface.peer.endpoint",
+            "is not an endpoint",
+        ),
+        (
+            managed(shared, &format!("{peer}keepalive='1500ms'")),
+            "11:11: interface.peer.keepalive",
+            "whole seconds",
+        ),
+        (
+            managed(shared, &format!("{peer}preshared_key_file='psk'")),
+            "11:20: interface.peer.preshared_key_file",
+            "not an absolute path",
+        ),
+        (tunnel(""), "11:1: tunnel.remote", "missing: add remote"),
+        (tunnel("peer='b'"), "15:6: tunnel.peer", "interface wg0 has no peer b: add it there, or"),
+        (tunnel("remote='10.9.9.9'"), "15:8: tunnel.remote", "is not pinned by a peer of wg0"),
+        (tunnel("remote='fd00::1'"), "15:8: tunnel.remote", "has IPv4 ends, which fd00::1 is not"),
+        (
+            tunnel("peer='a'").replace("'gre'", "'ipip'") + "\naddresses=['fd00::1/64']",
+            "16:12: tunnel.addresses",
+            "carries IPv4 only",
+        ),
+        (
+            tunnel("peer='a'").replace("over='wg0'", "over='wg7'"),
+            "14:6: tunnel.over",
+            "no interface wg7 is configured: write wg0",
+        ),
+        (
+            tunnel("peer='a'").replace("'t'", "'wg0'"),
+            "12:6: tunnel.name",
+            "an interface is named wg0",
+        ),
+        (
+            tunnel("peer='a'") + "\n[[tunnel]]\nname='u'\nkind='gre'\nover='wg0'\npeer='a'",
+            "16:1: tunnel",
+            "already given in line 11: tunnels of one kind",
+        ),
+        (
+            tunnel("peer='a'") + "\n[[tunnel]]\nname='t'\nkind='gre'\nover='wg0'\npeer='a'\nkey=1",
+            "17:6: tunnel.name",
+            "already given in line 12",
+        ),
+        (tunnel("peer='a'\nttl=0"), "16:5: tunnel.ttl", "choose 1 to 255"),
+    ] {
+        refused(&text, place, sentence);
+    }
 }

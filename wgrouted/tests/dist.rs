@@ -9,9 +9,12 @@ use wgrouted::{
     cli::{Cli, Command},
     config::{
         Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, api::is_local, check,
-        defaults, filter, reach,
+        defaults, filter, links, reach,
     },
-    core::filter::rule::SourceMode,
+    core::{
+        filter::rule::SourceMode,
+        links::rule::{LinkLocal, MtuRule, ShapeRule},
+    },
 };
 
 const ANNOTATED: &str = include_str!("../dist/wgrouted.toml");
@@ -99,6 +102,11 @@ fn what_the_annotated_file_calls_defaults_are_the_defaults() {
     assert_eq!(Some(watched), bare.interfaces[0].reach);
     let own = interface.peers[0].reach.clone().unwrap();
     assert_eq!((own.addresses.len(), own.announce.len(), own.bird.len()), (2, 1, 2));
+    let [device, tunnel] = &config.links[..] else { panic!("a device and a tunnel") };
+    assert_eq!((device.mtu, device.link_local), (MtuRule::Auto, LinkLocal::Auto));
+    assert_eq!((tunnel.mtu, tunnel.link_local), (MtuRule::Auto, LinkLocal::Auto));
+    let ShapeRule::Tunnel(ends) = &tunnel.shape else { panic!("a tunnel") };
+    assert_eq!(ends.ttl, links::TTL);
     // The default of these is "none given"; the file shows examples.
     interface.tables.clear();
     interface.peers.clear();
@@ -169,7 +177,21 @@ fn every_key_stands_in_the_annotated_file() {
          match=[{x=1}]\nx=1\n[interface.peer.filter]\nx=1\n[interface.peer.reach]\nx=1\n[interface.filter]\nx=1\n[interface.reach]\nx=1\n\
          [interface.reach.announce]\nx=1\n[interface.reach.babeld]\nx=1\n\
          [filter]\nx=1\n[[filter.policy]]\nname='a'\nx=1\n\
-         [api]\nx=1\n[reach]\nx=1\n[[reach.hook]]\nx=1\ncommand=['a']",
+         [api]
+x=1
+[reach]
+x=1
+[[reach.hook]]
+x=1
+command=['a']
+\
+         [[tunnel]]
+name='b'
+kind='gre'
+over='a'
+local='10.0.0.1'
+remote='10.0.0.2'
+x=1",
     );
     let known = |error: ConfigError| match error.problem {
         Problem::UnknownKey { known } => Some(known),
@@ -178,7 +200,7 @@ fn every_key_stands_in_the_annotated_file() {
         problem => panic!("{problem}"),
     };
     let tables: Vec<_> = answers.unwrap_err().errors.into_iter().filter_map(known).collect();
-    assert_eq!(tables.len(), 16);
+    assert_eq!(tables.len(), 17);
     let file = uncommented();
     for key in tables.into_iter().flatten() {
         let forms = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

@@ -23,11 +23,12 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, filtered, told, announced, asked, ..] = configs.as_slice() else {
+    let [first, made, filtered, told, announced, asked, ..] = configs.as_slice() else {
         panic!("{} blocks", configs.len())
     };
     assert_eq!(first.interfaces.len(), 1);
     assert_eq!(first.interfaces[0].peers.len(), 2);
+    assert_eq!(made.links.len(), 2);
     assert!(filtered.interfaces.iter().all(|interface| interface.filter.is_some()));
     assert_eq!(filtered.filter.rule.policies.len(), 1);
     assert!(told.reach.bird.is_some() && told.reach.babeld.is_some());

@@ -165,6 +165,12 @@ impl Wgrouted {
         Ok(())
     }
 
+    /// Writes its configuration file, for the next start.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        let path = self.config.as_ref().context("this daemon has no configuration file")?;
+        Ok(fs::write(path, config)?)
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.process()?.signal(libc::SIGTERM)?;
@@ -185,8 +191,7 @@ impl Wgrouted {
     /// Replaces the configuration file, sends SIGHUP, and waits until the daemon has taken it in
     /// or refused it.
     pub fn reload(&mut self, config: &str) -> Result<()> {
-        let path = self.config.as_ref().context("this daemon has no configuration file")?;
-        fs::write(path, config)?;
+        self.configure(config)?;
         let before = self.log()?.len();
         self.process()?.signal(libc::SIGHUP)?;
         wait_until(

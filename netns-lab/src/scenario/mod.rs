@@ -12,6 +12,7 @@ mod examples;
 mod filter;
 mod follow;
 mod lifecycle;
+mod links;
 mod moves;
 mod peers;
 mod questions;
@@ -91,6 +92,7 @@ pub fn all() -> &'static [Scenario] {
             device::SCENARIOS,
             peers::SCENARIOS,
             lifecycle::SCENARIOS,
+            links::SCENARIOS,
             service::SCENARIOS,
             questions::SCENARIOS,
             daemons::SCENARIOS,

@@ -6,7 +6,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +14,15 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::{filter::RuleError, names::NameKind};
-use crate::core::{peer::ParseKeyError, prefix::ParsePrefixError, route::TableId};
+use crate::core::{
+    links::{
+        address::ParseAddressError,
+        rule::{ParseEndpointError, TunnelKind},
+    },
+    peer::ParseKeyError,
+    prefix::ParsePrefixError,
+    route::TableId,
+};
 
 /// Everything that is wrong with a configuration.
 #[derive(Debug, Serialize)]
@@ -411,6 +419,82 @@ pub enum Problem {
     /// Prefixes that nobody announces.
     #[error("nothing is announced on this interface: add [interface.reach.announce]")]
     NothingAnnounced,
+    /// Not an interface's address.
+    #[error(transparent)]
+    InterfaceAddress(#[from] ParseAddressError),
+    /// Not an endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] ParseEndpointError),
+    /// Not a link-local address.
+    #[error(
+        "`{0}` is not a link-local address: write one in fe80::/10 without a length, \"auto\" or \
+         \"off\""
+    )]
+    LinkLocal(String),
+    /// A keepalive that WireGuard cannot do.
+    #[error("`{0}` is no number of whole seconds: WireGuard counts keepalives in seconds")]
+    WholeSeconds(String),
+    /// A setting of a link that somebody else makes.
+    #[error(
+        "this belongs to a link that wgrouted makes: add manage = true to the interface, or set it \
+         where the interface is made (wg, wg-quick or networkd)"
+    )]
+    NotManaged,
+    /// A peer of a managed device that begins with nothing.
+    #[error(
+        "missing: a peer that wgrouted adds begins with its own addresses; add pinned = \
+         [\"10.0.0.2/32\"], or link = \"dedicated\" to the interface if this is its only peer"
+    )]
+    ManagedPinned,
+    /// A tunnel inside something that is not configured.
+    #[error("no interface {given} is configured: write {}", .known.join(" or "))]
+    TunnelOver {
+        /// What was written.
+        given: String,
+        /// What could be written.
+        known: Vec<String>,
+    },
+    /// A tunnel to nobody.
+    #[error(
+        "interface {over} has no peer {given}: add it there{}",
+        if .known.is_empty() { String::new() } else { format!(", or write {}", .known.join(" or ")) }
+    )]
+    TunnelPeer {
+        /// What was written.
+        given: String,
+        /// The interface.
+        over: String,
+        /// What could be written.
+        known: Vec<String>,
+    },
+    /// A tunnel between addresses of the wrong family.
+    #[error(
+        "a tunnel of kind {kind} has {} ends, which {address} is not: use another kind or address",
+        if .kind.is_over_ipv6() { "IPv6" } else { "IPv4" }
+    )]
+    TunnelFamily {
+        /// The kind.
+        kind: TunnelKind,
+        /// The address.
+        address: IpAddr,
+    },
+    /// A tunnel to an address that WireGuard has no peer for.
+    #[error(
+        "{remote} is not pinned by {who}, so WireGuard would drop the tunnel's packets: pin it \
+         there, or correct the address"
+    )]
+    TunnelRemote {
+        /// The far end.
+        remote: IpAddr,
+        /// Who should have it.
+        who: String,
+    },
+    /// A tunnel that cannot carry what it is given.
+    #[error("a tunnel of kind {0} carries IPv4 only: use gre or ip6gre, or leave this out")]
+    TunnelPayload(TunnelKind),
+    /// A tunnel with an interface's name.
+    #[error("an interface is named {0}: choose another name for the tunnel")]
+    TunnelName(String),
 }
 
 fn policies(known: &[String]) -> String {

@@ -10,6 +10,7 @@ use super::{
     document::{At, Report},
     error::Problem,
     filter::{self, meaning::Policies},
+    links,
     raw::{RawConfig, RawDaemon, RawInterface, RawMatch, RawPeer},
     reach,
 };
@@ -57,11 +58,15 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
         names.add(name.at, &name.value, format!("interface {}", name.value));
     }
     let audit = raw.daemon.audit_interval.unwrap_or(defaults::AUDIT_INTERVAL);
+    let mut links: Vec<_> =
+        raws.iter().filter_map(|raw| links::meaning::device(raw, report)).collect();
     let interfaces = raws.into_iter();
     let whole = Whole { audit, policies: &policies, reach: &reach, report };
-    let interfaces = interfaces.map(|raw| interface(raw, &whole)).collect();
+    let interfaces: Vec<_> = interfaces.map(|raw| interface(raw, &whole)).collect();
     let api = api::meaning(raw.api, report);
-    Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces }
+    let tunnels = links::meaning::tunnels(raw.tunnels, &interfaces, &links, report);
+    links.extend(tunnels);
+    Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces, links }
 }
 
 fn daemon(raw: RawDaemon) -> Daemon {

@@ -15,6 +15,7 @@ mod value;
 pub mod api;
 pub mod defaults;
 pub mod filter;
+pub mod links;
 pub mod reach;
 
 use std::{
@@ -32,7 +33,12 @@ pub use self::{
     names::{NameKind, Names},
     value::{interface_name, log_filter},
 };
-use crate::core::{filter::rule::FilterRule, reach::rule::ReachRule, rule::InterfaceRule};
+use crate::core::{
+    filter::rule::FilterRule,
+    links::rule::LinkRule,
+    reach::rule::ReachRule,
+    rule::{Audit, InterfaceRule},
+};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct Config {
     pub api: Api,
     /// The interfaces, at least one, in file order.
     pub interfaces: Vec<InterfaceRule>,
+    /// The links that we make: devices before the tunnels inside them.
+    pub links: Vec<LinkRule>,
 }
 
 /// What concerns the daemon as a whole.
@@ -159,6 +167,7 @@ impl Config {
             reach: reach::rule_defaults(),
             api: Api::default(),
             interfaces,
+            links: Vec::new(),
         }
     }
 
@@ -166,6 +175,11 @@ impl Config {
     pub fn filter_rule(&self) -> Option<FilterRule> {
         let filtered = self.interfaces.iter().any(|interface| interface.filter.is_some());
         filtered.then(|| self.filter.rule.clone())
+    }
+
+    /// How often what there is is compared with what there should be.
+    pub fn audit(&self) -> Audit {
+        self.interfaces.first().map_or(defaults::AUDIT_INTERVAL, |interface| interface.audit)
     }
 
     /// What `wgrouted check` says about a valid configuration.

@@ -10,6 +10,7 @@ use super::{
     defaults,
     document::{At, Section},
     filter::raw::{RawFilter, RawLinkFilter},
+    links::raw::{RawLink, RawPeerLink, RawTunnel},
     names::Names,
     reach::raw::{RawLinkReach, RawPeerReach, RawReach},
     value,
@@ -32,6 +33,7 @@ pub(super) struct RawConfig {
     pub(super) api: RawApi,
     /// `None` if it is not a list of tables.
     pub(super) interfaces: Option<Vec<RawInterface>>,
+    pub(super) tunnels: Vec<RawTunnel>,
 }
 
 /// `[daemon]`.
@@ -45,6 +47,7 @@ pub(super) struct RawDaemon {
 
 /// `[[interface]]`.
 pub(super) struct RawInterface {
+    pub(super) at: usize,
     pub(super) name: Option<At<String>>,
     pub(super) link: Option<At<LinkMode>>,
     pub(super) tables: Option<Vec<At<TableId>>>,
@@ -54,6 +57,7 @@ pub(super) struct RawInterface {
     pub(super) message_size: Option<usize>,
     pub(super) adopt: Option<Duration>,
     pub(super) on_exit: Option<OnExit>,
+    pub(super) own: RawLink,
     pub(super) peers: Vec<RawPeer>,
     pub(super) filter: Option<RawLinkFilter>,
     pub(super) reach: Option<RawLinkReach>,
@@ -66,6 +70,7 @@ pub(super) struct RawPeer {
     pub(super) public_key: Option<At<PublicKey>>,
     pub(super) pinned: Option<Vec<At<Prefix>>>,
     pub(super) matches: Vec<RawMatch>,
+    pub(super) own: RawPeerLink,
     pub(super) filter: Option<RawLinkFilter>,
     pub(super) reach: Option<RawPeerReach>,
     /// Whether nothing is wrong inside it.
@@ -100,8 +105,11 @@ impl RawConfig {
             "a table in double brackets, [[interface]],",
             |section| RawInterface::read(section, names),
         );
+        let tunnels =
+            document.sections("tunnel", "a table in double brackets, [[tunnel]],", RawTunnel::read);
         document.finish();
-        RawConfig { daemon, filter, reach, api, interfaces }
+        let tunnels = tunnels.unwrap_or_default();
+        RawConfig { daemon, filter, reach, api, interfaces, tunnels }
     }
 }
 
@@ -131,6 +139,7 @@ impl RawInterface {
             ("dedicated", LinkMode::Dedicated),
         ];
         let interface = RawInterface {
+            at: section.at,
             name: section.require("name", "name = \"wg0\"", value::interface),
             link: section.take("link", |v| value::choice(v, &LINKS)),
             tables: section.list(
@@ -156,6 +165,7 @@ impl RawInterface {
                 .take("adopt", |v| value::duration(v, &defaults::ADOPT_RANGE))
                 .map(At::into_value),
             on_exit: section.take("on_exit", |v| value::choice(v, &EXITS)).map(At::into_value),
+            own: RawLink::read(&mut section),
             filter: section.table("filter").map(RawLinkFilter::of_link),
             reach: section.table("reach").map(|section| RawLinkReach::read(section, names)),
             peers: section
@@ -188,6 +198,7 @@ impl RawPeer {
                 .into_iter()
                 .flatten()
                 .collect(),
+            own: RawPeerLink::read(&mut section),
             filter: section.table("filter").map(RawLinkFilter::of_peer),
             reach: section.table("reach").map(RawPeerReach::read),
             sound: false,

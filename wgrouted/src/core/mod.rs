@@ -13,6 +13,7 @@ pub mod engine;
 pub mod event;
 pub mod filter;
 pub mod interface;
+pub mod links;
 pub mod nexthops;
 pub mod path_table;
 pub mod peer;

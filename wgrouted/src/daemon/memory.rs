@@ -1,8 +1,8 @@
-//! What survives a restart: the pinned prefixes that were learned.
+//! What survives a restart: the pinned prefixes that were learned, and the links that were made.
 //!
 //! AllowedIPs carry no origin. A daemon that restarts finds on the device what is the peers' own
-//! together with what it synced itself; only this file tells the two apart. It lives in the
-//! runtime directory, which ends with the boot, and it is void for a device with another link
+//! together with what it synced itself; only this file tells the two apart. Nor do peers say who
+//! added them. It lives in the runtime directory, which ends with the boot, and it is void for a device with another link
 //! number, which was made anew.
 
 use std::{
@@ -11,14 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::core::{peers::RememberedPins, route::IfIndex};
+use crate::core::{links::state::Known, peers::RememberedPins, route::IfIndex};
 
 /// Reads and writes remembered pins in one directory.
 #[derive(Clone, Debug)]
 pub struct Memory {
     directory: PathBuf,
+    links: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,7 +28,7 @@ struct File {
     pins: RememberedPins,
 }
 
-/// Why pins could not be remembered.
+/// Why something could not be remembered.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
 pub struct MemoryError {
@@ -38,7 +39,7 @@ pub struct MemoryError {
 impl Memory {
     /// Remembers in this directory.
     pub fn new(runtime_dir: &Path) -> Self {
-        Memory { directory: runtime_dir.join("pinned") }
+        Memory { directory: runtime_dir.join("pinned"), links: runtime_dir.join("links.json") }
     }
 
     fn path(&self, interface: &str) -> PathBuf {
@@ -47,14 +48,7 @@ impl Memory {
 
     /// What is remembered of an interface; nothing if its device is another one.
     pub fn recall(&self, interface: &str, ifindex: IfIndex) -> Result<RememberedPins, MemoryError> {
-        let path = self.path(interface);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(MemoryError { path, source }),
-        };
-        let file: File = serde_json::from_slice(&bytes)
-            .map_err(|error| MemoryError { path, source: error.into() })?;
+        let Some(file) = read::<File>(&self.path(interface))? else { return Ok(Vec::new()) };
         Ok(if file.ifindex == ifindex { file.pins } else { Vec::new() })
     }
 
@@ -65,17 +59,42 @@ impl Memory {
         ifindex: IfIndex,
         pins: RememberedPins,
     ) -> Result<(), MemoryError> {
-        let path = self.path(interface);
-        let write = || {
-            fs::create_dir_all(&self.directory)?;
-            let fresh = path.with_extension("new");
-            let mut file = fs::File::create(&fresh)?;
-            file.write_all(&serde_json::to_vec(&File { ifindex, pins })?)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)
-        };
-        write().map_err(|source| MemoryError { path: path.clone(), source })
+        write(&self.path(interface), &File { ifindex, pins })
     }
+
+    /// What is remembered of links that we made or adopted.
+    pub fn recall_links(&self) -> Result<Known, MemoryError> {
+        Ok(read(&self.links)?.unwrap_or_default())
+    }
+
+    /// Remembers links, in one step.
+    pub fn remember_links(&self, known: &Known) -> Result<(), MemoryError> {
+        write(&self.links, known)
+    }
+}
+
+/// `None` if there is no such file.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, MemoryError> {
+    let failed = |source| MemoryError { path: path.to_owned(), source };
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn write(path: &Path, content: &impl Serialize) -> Result<(), MemoryError> {
+    let write = || {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let fresh = path.with_extension("new");
+        let mut file = fs::File::create(&fresh)?;
+        file.write_all(&serde_json::to_vec(content)?)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|source| MemoryError { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

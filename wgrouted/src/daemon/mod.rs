@@ -5,6 +5,7 @@
 //! subscribe, then dump, so that nothing falls between.
 
 mod allocator;
+pub mod links;
 pub mod lock;
 mod log;
 pub mod memory;
@@ -28,6 +29,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
+    links::Links,
     lock::{Lock, LockError},
     memory::Memory,
     privilege::PrivilegeError,
@@ -53,6 +55,7 @@ use crate::{
     source::rtnetlink::{self, Dumper, Monitor},
     target::{
         filter::{FilterTarget, KernelFilter},
+        links::LinkError,
         wireguard::{KernelWireguard, WgError},
     },
 };
@@ -108,6 +111,9 @@ pub enum RunError {
         /// WireGuard devices that exist.
         others: Vec<String>,
     },
+    /// Links cannot be read.
+    #[error(transparent)]
+    Links(#[from] LinkError),
     /// The control socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] http::SocketError),
@@ -170,6 +176,7 @@ struct Daemon {
     started: Instant,
     source: Source,
     locks: Vec<Lock>,
+    links: Links,
     workers: Workers,
     events: mpsc::Receiver<Event>,
     questions: mpsc::Receiver<Question>,
@@ -188,6 +195,8 @@ impl Daemon {
         KernelWireguard::open()?;
         let mut locks = Vec::new();
         lock_all(&mut locks, &config)?;
+        let audit = config.audit();
+        let links = Links::start(runtime_dir, config.links.clone(), audit)?;
         let monitor = Monitor::open(config.daemon.receive_buffer)?;
         if monitor.receive_buffer() < config.daemon.receive_buffer {
             warn!(
@@ -246,6 +255,7 @@ impl Daemon {
             started,
             source: options.source.clone(),
             locks,
+            links,
             workers,
             events,
             questions,
@@ -369,6 +379,7 @@ impl Daemon {
         self.locks.retain(|lock| lock.is_filter() || configured(lock.name()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
         self.rosters.configure(&config);
+        self.links.configure(config.links.clone(), config.audit());
         // The rules first: interfaces name policies.
         self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));

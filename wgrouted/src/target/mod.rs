@@ -4,4 +4,6 @@ pub mod fake;
 pub mod filter;
 pub mod klink;
 pub mod kroute;
+pub mod links;
+mod rtnl;
 pub mod wireguard;

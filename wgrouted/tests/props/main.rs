@@ -36,6 +36,7 @@ mod pictures;
 mod codecs;
 mod hold;
 mod hooks;
+mod links;
 mod loss;
 mod mirror;
 mod order;

@@ -120,6 +120,11 @@ impl RawPolicy {
 }
 
 impl RawLinkFilter {
+    /// Whether it opens AllowedIPs.
+    pub(in crate::config) fn is_open(&self) -> bool {
+        self.open.is_some_and(|open| open.value)
+    }
+
     /// The filter of an interface.
     pub(in crate::config) fn of_link(mut section: Section<'_, '_>) -> Self {
         let open = section.take("open", value::boolean);

@@ -1,6 +1,6 @@
 //! Classifiers in the clsact queueing discipline, for kernels without tcx.
 //!
-//! Here lives the exchange with rtnetlink. A classifier stays where it is when the daemon goes; it
+//! Here live the requests to rtnetlink. A classifier stays where it is when the daemon goes; it
 //! is known by its place: parent, priority and handle. Invariant: nothing at any other place is
 //! touched.
 
@@ -9,9 +9,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{
@@ -19,9 +17,8 @@ use netlink_packet_route::{
         TcOption,
     },
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::core::route::IfIndex;
+use crate::{core::route::IfIndex, target::rtnl::Rtnl};
 
 /// Before all others.
 const PRIORITY: u32 = 1;
@@ -60,18 +57,12 @@ pub(super) enum Found {
 
 /// A socket for requests.
 #[derive(Debug)]
-pub(super) struct Clsact {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Clsact(Rtnl);
 
 impl Clsact {
     /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<Clsact> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Clsact { socket, sequence: 0 })
+        Rtnl::open().map(Clsact)
     }
 
     /// Adds the queueing discipline. `false`: there is one.
@@ -139,43 +130,17 @@ impl Clsact {
         absent(self.exchange(request, 0).map(drop))
     }
 
-    /// Sends a request and reads its answers, to the acknowledgement or the end of the dump. The
-    /// kernel answers from within the system calls, so nothing here waits.
+    /// Sends a request and reads its answers.
     fn exchange(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<TcMessage>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::from(request);
-        let ack = if flags & NLM_F_DUMP == NLM_F_DUMP { 0 } else { NLM_F_ACK };
-        message.header.flags = NLM_F_REQUEST | ack | flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut answers = Vec::new();
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                let length = (answer.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                // Left over from an exchange that failed half way.
-                if answer.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match answer.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) => {
-                        answers.push(filter);
-                    }
-                    _ => {}
-                }
+        let mut filters = Vec::new();
+        for answer in self.0.exchange(request, flags)? {
+            let answer =
+                answer.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if let RouteNetlinkMessage::NewTrafficFilter(filter) = answer {
+                filters.push(filter);
             }
         }
+        Ok(filters)
     }
 }
 

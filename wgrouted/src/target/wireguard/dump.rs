@@ -168,7 +168,7 @@ fn prefix(attributes: &[u8]) -> Result<Prefix, Malformed> {
 }
 
 /// `struct sockaddr_in` or `struct sockaddr_in6`. Families to come are no reason to fail.
-fn endpoint(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+pub(super) fn endpoint(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     let cut = Malformed("an endpoint of the wrong size");
     let (family, rest) = value.split_first_chunk::<2>().ok_or(cut)?;
     let (port, rest) = rest.split_first_chunk::<2>().ok_or(cut)?;
@@ -190,7 +190,7 @@ fn endpoint(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
 }
 
 /// `struct __kernel_timespec`; all zero means never, and so does what no clock should have said.
-fn timespec(value: &[u8]) -> Result<Option<Duration>, Malformed> {
+pub(super) fn timespec(value: &[u8]) -> Result<Option<Duration>, Malformed> {
     let [seconds, nanoseconds]: [[u8; 8]; 2] =
         [fixed(value.get(..8).unwrap_or(&[]))?, fixed(value.get(8..).unwrap_or(&[]))?];
     let (seconds, nanoseconds) = (i64::from_ne_bytes(seconds), i64::from_ne_bytes(nanoseconds));

@@ -1,13 +1,16 @@
 //! Changes of AllowedIPs as `WG_CMD_SET_DEVICE` messages.
 //!
-//! Here lives the encoder: pure, into one reused buffer. Never in here: sockets, or any attribute
-//! that would change a peer, a key or an endpoint. Invariants: a message never exceeds its bound,
+//! Here lives the encoder: pure, into one reused buffer. Never in here: sockets. Attributes that
+//! change a key, an endpoint or a peer itself are `settings`' business alone. Invariants: a message never exceeds its bound,
 //! so that no nested attribute exceeds the 65,535 bytes that its length field can say; and every
 //! real peer carries `WGPEER_F_UPDATE_ONLY`, so that a peer which somebody removed a moment ago
 //! does not come back without its preshared key.
 
+mod settings;
+
 use std::net::IpAddr;
 
+pub(super) use self::settings::SettingsEncoder;
 use super::{
     Batch, GRAVEYARD,
     uapi::{
@@ -207,12 +210,16 @@ impl Encoder {
     }
 
     fn begin(&mut self, ifindex: IfIndex) -> usize {
+        self.begin_device(ifindex);
+        self.open(WGDEVICE_A_PEERS)
+    }
+
+    fn begin_device(&mut self, ifindex: IfIndex) {
         self.buffer.clear();
         self.buffer.resize(HEADERS, 0);
         self.buffer[GENL_HEADER] = WG_CMD_SET_DEVICE;
         self.buffer[GENL_HEADER + 1] = WG_GENL_VERSION;
         self.put(WGDEVICE_A_IFINDEX, ifindex.to_ne_bytes());
-        self.open(WGDEVICE_A_PEERS)
     }
 
     fn peer(&mut self, key: PublicKey, flags: u32) {

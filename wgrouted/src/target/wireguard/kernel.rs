@@ -4,21 +4,25 @@
 //! daemon gives this a thread of its own. Invariant: a dump during which the device changed is
 //! never returned, since the kernel cuts it short without an error.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use netlink_packet_wireguard::{WireguardAttribute, WireguardCmd, WireguardMessage};
 use tracing::debug;
 
 use super::{
-    Batch, Device, Report, WgError, WireguardTarget,
+    Batch, Device, PeerSettings, Report, Settings, WgError, WireguardTarget,
     answers::Dumped,
     apply::{Applier, Transport},
     dump::Assembly,
-    encode::DEFAULT_MESSAGE,
+    encode::{DEFAULT_MESSAGE, SettingsEncoder},
     genl::{Genl, GenlError},
-    uapi::WG_GENL_NAME,
+    settings::SettingsAssembly,
+    uapi::{Malformed, WG_GENL_NAME},
 };
-use crate::core::route::IfIndex;
+use crate::core::{links::state::HaveDevice, peer::PublicKey, route::IfIndex};
 
 /// Dumps tried before giving up. The pauses between them double from two milliseconds and add up to
 /// one second, beside the time that the dumps themselves take.
@@ -54,6 +58,42 @@ impl KernelWireguard {
         let mut door = Door { genl, family: None };
         door.family()?;
         Ok(KernelWireguard { door, applier: Applier::new(limit) })
+    }
+}
+
+impl KernelWireguard {
+    /// Reads what a device and its peers are set to, without their allowed IPs. `silent` is how
+    /// long ago a handshake must be for its peer to count as silent.
+    pub fn settings(&mut self, ifindex: IfIndex, silent: Duration) -> Result<HaveDevice, WgError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(silent);
+        for attempt in 0..DUMPS {
+            thread::sleep(Duration::from_millis(if attempt > 0 { 1 << attempt } else { 0 }));
+            let mut assembly = SettingsAssembly::new(since);
+            if self.door.read(ifindex, |attributes| assembly.message(attributes))? == Dumped::Whole
+            {
+                return Ok(assembly.finish());
+            }
+        }
+        Err(WgError::Unstable { ifindex, attempts: DUMPS })
+    }
+
+    /// Changes settings of a device.
+    pub fn set(&mut self, ifindex: IfIndex, settings: &Settings<'_>) -> Result<(), WgError> {
+        let mut message = SettingsEncoder::device(ifindex, settings);
+        self.door.set_device(ifindex, message.bytes())
+    }
+
+    /// Adds or changes a peer.
+    pub fn set_peer(&mut self, ifindex: IfIndex, peer: &PeerSettings<'_>) -> Result<(), WgError> {
+        let mut message = SettingsEncoder::peer(ifindex, peer);
+        self.door.set_device(ifindex, message.bytes())
+    }
+
+    /// Removes a peer; one that is gone is no error.
+    pub fn remove_peer(&mut self, ifindex: IfIndex, key: PublicKey) -> Result<(), WgError> {
+        let mut message = SettingsEncoder::removal(ifindex, key);
+        self.door.set_device(ifindex, message.bytes())
     }
 }
 
@@ -95,15 +135,23 @@ impl Door {
 
     /// `None` if the device changed meanwhile.
     fn dump(&mut self, ifindex: IfIndex) -> Result<Option<Device>, WgError> {
+        let mut assembly = Assembly::default();
+        let dumped = self.read(ifindex, |attributes| assembly.message(attributes))?;
+        Ok((dumped == Dumped::Whole).then(|| assembly.finish()))
+    }
+
+    /// Hands over a dump, message by message.
+    fn read(
+        &mut self,
+        ifindex: IfIndex,
+        each: impl FnMut(&[u8]) -> Result<(), Malformed>,
+    ) -> Result<Dumped, WgError> {
         let request = WireguardMessage {
             cmd: WireguardCmd::GetDevice,
             attributes: vec![WireguardAttribute::IfIndex(ifindex)],
         };
         let family = self.family()?;
-        let mut assembly = Assembly::default();
-        let result = self.genl.dump(family, request, |attributes| assembly.message(attributes));
-        let dumped = result.map_err(|error| self.meaning(ifindex, error))?;
-        Ok((dumped == Dumped::Whole).then(|| assembly.finish()))
+        self.genl.dump(family, request, each).map_err(|error| self.meaning(ifindex, error))
     }
 
     fn meaning(&mut self, ifindex: IfIndex, error: GenlError) -> WgError {

@@ -13,6 +13,7 @@ mod genl;
 mod kernel;
 #[cfg(test)]
 mod loopback;
+mod settings;
 mod uapi;
 
 pub use self::{
@@ -20,6 +21,7 @@ pub use self::{
     encode::{DEFAULT_MESSAGE, MAX_MESSAGE, MIN_MESSAGE},
     error::WgError,
     kernel::KernelWireguard,
+    settings::{PeerSettings, Secret, Settings},
 };
 pub use crate::core::device::{Device, DevicePeer, Report};
 use crate::core::{change::Change, peer::PublicKey, route::IfIndex};

@@ -47,7 +47,7 @@ fn ospf(lab: &mut Lab, release: Release) -> Result<()> {
     r1.configured(lab, file!("bird-examples/ospf-dedicated/r1.toml"))?;
     r2.configured(lab, file!("bird-examples/ospf-dedicated/r2.toml"))?;
     r3.configured(lab, file!("bird-examples/ospf-dedicated/r3.toml"))?;
-    expect_open(&r1)?;
+    expect_open(&r1, ["10.0.0.2/32 fe80::2/128", "10.0.0.3/32 fe80::3/128"])?;
     let _birds = birds(
         release,
         [
@@ -76,7 +76,7 @@ fn dedicated_rtt(lab: &mut Lab) -> Result<()> {
     r1.configured(lab, file!("babel-examples/dedicated-rtt/r1.toml"))?;
     r2.configured(lab, file!("babel-examples/dedicated-rtt/r2.toml"))?;
     r3.configured(lab, file!("babel-examples/dedicated-rtt/r3.toml"))?;
-    expect_open(&r1)?;
+    expect_open(&r1, ["fe80::2/128", "fe80::3/128"])?;
     let _babels = [
         r1.babeld(file!("babel-examples/dedicated-rtt/r1.conf"))?,
         r2.babeld(file!("babel-examples/dedicated-rtt/r2.conf"))?,
@@ -117,10 +117,13 @@ fn tunnels(lab: &mut Lab) -> Result<()> {
     r1.expect("wg0", &[("r2", "10.0.0.2/32"), ("r3", "10.0.0.3/32")])
 }
 
-/// Waits until the filter is in force on r1 and its links are open.
-fn expect_open(r1: &Router) -> Result<()> {
-    r1.expect("wg-r2", &[("r2", "0.0.0.0/0 ::/0")])?;
-    r1.expect("wg-r3", &[("r3", "0.0.0.0/0 ::/0")])
+/// Waits until the filter is in force on r1 and its links are open, besides these AllowedIPs that
+/// they begin with.
+fn expect_open(r1: &Router, first: [&str; 2]) -> Result<()> {
+    for (peer, first) in ["r2", "r3"].into_iter().zip(first) {
+        r1.expect(&format!("wg-{peer}"), &[(peer, &format!("0.0.0.0/0 ::/0 {first}"))])?;
+    }
+    Ok(())
 }
 
 /// Waits until r1 reaches r2's networks by this device and r2 those of r1 by that one.

@@ -70,10 +70,11 @@ pub(super) fn routers<const N: usize>(
     routers.try_into().ok().context("as many routers as scripts")
 }
 
-/// Always the same for a name: configurations that name a peer hold its public key.
+/// Always the same for a name: configurations that name a peer hold its public key. The first octet
+/// is left alone, for X25519 ignores part of it (RFC 7748, section 5).
 fn private_key(name: &str) -> String {
     let mut bytes = [0; 32];
-    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    bytes[1..].iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
     BASE64.encode(bytes)
 }
 

@@ -39,7 +39,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "example-bird-v4-via-v6-2",
-        "bird-examples/v4-via-v6 on BIRD 2: both families by one link-local session",
+        "bird-examples/v4-via-v6 on BIRD 2: both families by one IPv6 session",
         |lab| v4_via_v6(lab, Two),
     ),
     Scenario::new("example-bird-v4-via-v6-3", "the same on BIRD 3", |lab| v4_via_v6(lab, Three)),
@@ -172,9 +172,9 @@ fn frr_v4_via_v6(lab: &mut Lab) -> Result<()> {
 }
 
 fn expect_both_families(left: &Router, right: &Router) -> Result<()> {
-    left.expect("wg0", &[("right", "fe80::2/128 172.16.2.0/24 2001:db8:2::/48")])?;
-    right.expect("wg0", &[("left", "fe80::1/128 172.16.1.0/24 2001:db8:1::/48")])?;
-    left.expect_route("172.16.2.0/24", "via inet6 fe80::2 dev wg0")?;
+    left.expect("wg0", &[("right", "fd00::2/128 fe80::2/128 172.16.2.0/24 2001:db8:2::/48")])?;
+    right.expect("wg0", &[("left", "fd00::1/128 fe80::1/128 172.16.1.0/24 2001:db8:1::/48")])?;
+    left.expect_route("172.16.2.0/24", "via inet6")?;
     left.reaches("172.16.1.1", right, "172.16.2.1")?;
     left.reaches("2001:db8:1::1", right, "2001:db8:2::1")
 }

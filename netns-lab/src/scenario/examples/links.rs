@@ -84,9 +84,9 @@ fn dedicated_rtt(lab: &mut Lab) -> Result<()> {
     ];
     expect_way(&r1, &r2, "wg-r2", "wg-r1")?;
 
-    lab.say("the direct link takes 75 ms");
-    r1.delay("wg-r2", Duration::from_millis(75))?;
-    r2.delay("wg-r1", Duration::from_millis(75))?;
+    lab.say("the direct link takes 250 ms each way");
+    r1.delay("wg-r2", Duration::from_millis(250))?;
+    r2.delay("wg-r1", Duration::from_millis(250))?;
     expect_way(&r1, &r2, "wg-r3", "wg-r3")
 }
 

@@ -8,13 +8,15 @@ mod babel;
 mod bgp;
 mod exits;
 mod links;
+mod reach;
 mod support;
 
 use super::Scenario;
 
 /// All of them.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [bgp::SCENARIOS, exits::SCENARIOS, links::SCENARIOS, babel::SCENARIOS].concat()
+    [bgp::SCENARIOS, exits::SCENARIOS, links::SCENARIOS, babel::SCENARIOS, reach::SCENARIOS]
+        .concat()
 }
 
 #[cfg(test)]
@@ -23,11 +25,12 @@ mod tests {
 
     use super::{scenarios, support::file};
 
-    const SOURCES: [&str; 4] = [
+    const SOURCES: [&str; 5] = [
         include_str!("babel.rs"),
         include_str!("bgp.rs"),
         include_str!("exits.rs"),
         include_str!("links.rs"),
+        include_str!("reach.rs"),
     ];
     const TABLES: [(&str, &str); 2] = [
         ("bird-examples", file!("bird-examples/README.md")),

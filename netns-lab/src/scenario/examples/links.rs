@@ -27,7 +27,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "example-babel-dedicated-rtt",
         "babel-examples/dedicated-rtt: two quick links are preferred to a slow one",
         dedicated_rtt,
-    ),
+    )
+    .within(240),
     Scenario::new(
         "example-babel-tunnels",
         "babel-examples/tunnels: GRE links inside one shared interface, and a silent one",

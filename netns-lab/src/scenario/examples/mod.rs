@@ -13,10 +13,13 @@ mod support;
 
 use super::Scenario;
 
-/// All of them.
+/// All of them. They show the ways of daemons; those of kernels are other scenarios' business.
 pub(super) fn scenarios() -> Vec<Scenario> {
     [bgp::SCENARIOS, exits::SCENARIOS, links::SCENARIOS, babel::SCENARIOS, reach::SCENARIOS]
         .concat()
+        .into_iter()
+        .map(Scenario::on_newest)
+        .collect()
 }
 
 #[cfg(test)]

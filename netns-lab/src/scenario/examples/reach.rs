@@ -23,10 +23,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "example-bird-bfd-or-liveness-2",
         "bird-examples/bfd-or-liveness on BIRD 2: the same failure, found out in both ways",
         |lab| bfd_or_liveness(lab, Two),
-    ),
+    )
+    .within(240),
     Scenario::new("example-bird-bfd-or-liveness-3", "the same on BIRD 3", |lab| {
         bfd_or_liveness(lab, Three)
-    }),
+    })
+    .within(240),
     Scenario::new(
         "example-bird-learn-2",
         "bird-examples/learn on BIRD 2: branches without a routing daemon, announced while alive",

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::apt::{Apt, TOOLS_SUITE};
+use super::birds;
 use super::kernel::{self, Kernel, Missing, Wanted};
 use super::root::{self, Recipe, Root};
 
@@ -102,13 +103,19 @@ impl Equipment {
                 ));
             }
         }
-        let recipe =
-            Recipe { name: "tools", packages: TOOLS_PACKAGES, suite: TOOLS_SUITE.to_owned() };
+        let recipe = Recipe {
+            name: "tools",
+            packages: TOOLS_PACKAGES,
+            suite: TOOLS_SUITE.to_owned(),
+            parts: &[],
+        };
         let tools = Root::obtain(cache, &recipe, &apt, say, |_| Ok(()))?;
         let suite = apt.codename().to_owned();
-        let recipe = Recipe { name: "guest", packages: GUEST_PACKAGES, suite };
+        let birds = birds::obtain(cache, &apt, say)?;
+        let recipe = Recipe { name: "guest", packages: GUEST_PACKAGES, suite, parts: &birds };
         let guest = Root::obtain(cache, &recipe, &apt, say, |root| {
             complete(&root.path())?;
+            birds::install(&birds, &root.path())?;
             tools.squash(&root.path(), &root.beside("image.squashfs"))
         })?;
         Ok(Equipment { guest, tools, apt, cache: cache.to_owned(), lock: Some(lock) })

@@ -4,6 +4,7 @@
 //! is downloaded or built lies in one cache folder.
 
 pub mod apt;
+pub mod birds;
 pub mod bpf;
 pub mod checks;
 pub mod cpio;

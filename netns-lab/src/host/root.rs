@@ -20,13 +20,15 @@ const MANIFEST: &str = "manifest";
 
 /// What a root is made of.
 #[derive(Debug)]
-pub struct Recipe {
+pub struct Recipe<'a> {
     /// The root's name in the cache.
     pub name: &'static str,
     /// The packages asked for.
     pub packages: &'static [&'static str],
     /// The suite they come from.
     pub suite: String,
+    /// Other roots, of which `finish` puts files into this one.
+    pub parts: &'a [Root],
 }
 
 /// A folder that holds a root in `root/` and things made from it beside.
@@ -40,14 +42,15 @@ impl Root {
     /// before it becomes visible.
     pub fn obtain(
         cache: &Path,
-        recipe: &Recipe,
+        recipe: &Recipe<'_>,
         apt: &Apt,
         say: &dyn Fn(&str),
         finish: impl FnOnce(&Root) -> Result<()>,
     ) -> Result<Root> {
         let root = Root { dir: cache.join(recipe.name) };
-        let asked = format!("{REVISION} {} {}\n", recipe.suite, recipe.packages.join(" "));
-        let manifest = fs::read_to_string(root.dir.join(MANIFEST)).unwrap_or_default();
+        let mut asked = format!("{REVISION} {} {}\n", recipe.suite, recipe.packages.join(" "));
+        asked.extend(recipe.parts.iter().map(Root::manifest));
+        let manifest = root.manifest();
         if apt.is_fresh() && manifest.starts_with(&asked) {
             return Ok(root);
         }
@@ -66,6 +69,16 @@ impl Root {
         remove(&root.dir)?;
         fs::rename(&new.dir, &root.dir).context("cannot put a root in its place")?;
         Ok(root)
+    }
+
+    /// What it was made from; empty if it is not there.
+    fn manifest(&self) -> String {
+        fs::read_to_string(self.dir.join(MANIFEST)).unwrap_or_default()
+    }
+
+    /// Its name in the cache.
+    pub fn name(&self) -> &str {
+        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
     /// The root itself.

@@ -1,6 +1,6 @@
 //! BIRD.
 //!
-//! Here lives a running BIRD 2 with its own control socket. Its configuration is the scenarios'.
+//! Here lives a running BIRD with its own control socket. Its configuration is the scenarios'.
 
 use std::{
     net::IpAddr,
@@ -23,10 +23,32 @@ const PREAMBLE: &str = "log stderr all;\nwatchdog warning 60 s;\nprotocol device
 /// How long it may take to read its configuration, which may hold a full table.
 const START: Duration = Duration::from_secs(300);
 
+/// Which BIRD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The `bird2` of the Debian that the host runs.
+    Own,
+    /// BIRD 2.0, from bookworm.
+    Two,
+    /// BIRD 3, from trixie.
+    Three,
+}
+
+impl Release {
+    fn program(self, name: &str) -> String {
+        match self {
+            Release::Own => name.to_owned(),
+            Release::Two => format!("/opt/bird2/{name}"),
+            Release::Three => format!("/opt/bird3/{name}"),
+        }
+    }
+}
+
 /// A running BIRD.
 #[derive(Debug)]
 pub struct Bird {
     node: Node,
+    client: String,
     config: PathBuf,
     socket: PathBuf,
     process: Process,
@@ -36,25 +58,26 @@ impl Bird {
     /// Starts BIRD with this configuration (which need not name a device protocol nor a log) and
     /// waits until it answers.
     pub fn start(node: &Node, config: &str) -> Result<Bird> {
-        Bird::start_as_is(node, &format!("{PREAMBLE}{config}"))
+        Bird::start_as_is(node, Release::Own, &format!("{PREAMBLE}{config}"))
     }
 
-    /// Starts BIRD with a complete configuration.
-    pub fn start_as_is(node: &Node, config: &str) -> Result<Bird> {
+    /// Starts this BIRD with a complete configuration.
+    pub fn start_as_is(node: &Node, release: Release, config: &str) -> Result<Bird> {
         let config = node.write_file("bird.conf", config)?;
         let socket = node.dir().join("bird.ctl");
-        let mut command = Command::new("bird");
+        let client = release.program("birdc");
+        let mut command = Command::new(release.program("bird"));
         command.arg("-f").arg("-c").arg(&config).arg("-s").arg(&socket);
         let mut process = node.spawn("bird", &mut command)?;
         process.wait_answer(START, || {
-            Ok(ask(node, &socket, "show status")?.contains("Daemon is up and running"))
+            Ok(ask(node, &client, &socket, "show status")?.contains("Daemon is up and running"))
         })?;
-        Ok(Bird { node: node.clone(), config, socket, process })
+        Ok(Bird { node: node.clone(), client, config, socket, process })
     }
 
     /// Asks as `birdc` does and returns what it printed.
     pub fn ask(&self, question: &str) -> Result<String> {
-        ask(&self.node, &self.socket, question)
+        ask(&self.node, &self.client, &self.socket, question)
     }
 
     /// Gives it another configuration.
@@ -99,7 +122,7 @@ impl Bird {
     }
 }
 
-fn ask(node: &Node, socket: &Path, question: &str) -> Result<String> {
+fn ask(node: &Node, client: &str, socket: &Path, question: &str) -> Result<String> {
     let socket = socket.display().to_string();
-    node.run("birdc", ["-s", &socket].into_iter().chain(question.split_whitespace()))
+    node.run(client, ["-s", &socket].into_iter().chain(question.split_whitespace()))
 }

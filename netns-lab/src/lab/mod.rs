@@ -44,7 +44,7 @@ use crate::log::Log;
 
 pub use self::{
     babeld::Babeld,
-    bird::Bird,
+    bird::{Bird, Release},
     dedicated::{Dedicated, Host, own, own_net},
     echo::{Echo, Kind, Ping, Reflector},
     flow::{assert_flow, assert_no_flow},

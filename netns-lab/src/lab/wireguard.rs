@@ -77,6 +77,19 @@ impl Wireguard {
         Ok(device)
     }
 
+    /// A device that somebody else made, with the names of its peers by their keys. It cannot be
+    /// made again.
+    pub fn found(node: &Node, name: &str, names: &BTreeMap<String, Owner>) -> Wireguard {
+        Wireguard {
+            node: node.clone(),
+            name: name.to_owned(),
+            port: 0,
+            private_key: String::new(),
+            public_key: String::new(),
+            peers: RefCell::new(names.clone()),
+        }
+    }
+
     /// Makes the device again after [`Wireguard::delete`], with the same name and key.
     pub fn create(&self) -> Result<()> {
         // Made inside the namespace, for the device's UDP socket stays where it was made.

@@ -96,10 +96,10 @@ pub fn all() -> &'static [Scenario] {
             service::SCENARIOS,
             questions::SCENARIOS,
             daemons::SCENARIOS,
-            examples::SCENARIOS,
             bad_input::SCENARIOS,
         ]
         .concat();
+        all.extend(examples::scenarios());
         all.extend(filter::scenarios());
         all.extend(reach::scenarios());
         all.extend(scale::SCENARIOS);

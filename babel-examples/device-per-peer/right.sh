@@ -1,0 +1,11 @@
+# Keys: `wg genkey | tee right.key | wg pubkey > right.pub`; the .pub files go to the others.
+ip link add wg0 type wireguard
+wg set wg0 private-key right.key listen-port 51820
+# What Babel itself needs: the peer's link-local address, and Babel's group.
+wg set wg0 peer "$(cat left.pub)" endpoint 192.0.2.1:51820 allowed-ips fe80::1/128,ff02::1:6/128
+ip address add fe80::2/64 dev wg0
+ip address add 10.0.0.2/32 dev wg0
+ip link set wg0 up
+# Stands for the network behind this router.
+ip address add 172.16.2.1/32 dev lo
+ip address add 2001:db8:2::1/128 dev lo

@@ -57,7 +57,7 @@ fn mistakes_in_keys() {
         (
             "[[interface]]\nname='a'\n[[peer]]\n",
             "3:3: peer",
-            "the keys here are daemon, filter, reach, interface, tunnel",
+            "the keys here are daemon, filter, reach, api, interface, tunnel",
         ),
         ("[daemon]\nretry = 1\n[[interface]]\nname='a'", "2:1: daemon.retry", "unknown key"),
         (

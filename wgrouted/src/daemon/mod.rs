@@ -62,6 +62,8 @@ use crate::{
 
 /// How long a shutdown may take that removes what is ours (`on_exit = "remove"`).
 const CLOSING: Duration = Duration::from_secs(30);
+/// How long whoever follows events has to be told of the end.
+const FAREWELL: Duration = Duration::from_millis(20);
 /// Events taken in between two looks at the clock.
 const BURST: usize = 64;
 
@@ -195,6 +197,10 @@ impl Daemon {
         KernelWireguard::open()?;
         let mut locks = Vec::new();
         lock_all(&mut locks, &config)?;
+        let mut dumper = Dumper::open()?;
+        remove_leftovers(&config, &mut dumper)?;
+        // Before any thread starts: privileges belong to threads.
+        privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
         let audit = config.audit();
         let links = Links::start(runtime_dir, config.links.clone(), audit)?;
         let monitor = Monitor::open(config.daemon.receive_buffer)?;
@@ -206,9 +212,7 @@ impl Daemon {
                  or run with CAP_NET_ADMIN in the initial user namespace"
             );
         }
-        let mut dumper = Dumper::open()?;
         check_kinds(&config, &mut dumper)?;
-        remove_leftovers(&config, &mut dumper)?;
 
         let recorder = match &options.record {
             None => None,
@@ -219,7 +223,6 @@ impl Daemon {
         };
         let socket = runtime_dir.join(SOCKET);
         let listener = http::listen(&socket)?;
-        privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
 
         let (event_sender, events) = mpsc::channel(workers::CHANNEL);
         let (question_sender, questions) = mpsc::channel(8);
@@ -312,7 +315,8 @@ impl Daemon {
                 () = timer => {}
             }
         }
-        self.reach.stop();
+        self.reach.stop().await;
+        sleep(FAREWELL).await;
         let _ = std::fs::remove_file(&self.socket);
         info!("stopped; what WireGuard holds stays as it is");
         Ok(())

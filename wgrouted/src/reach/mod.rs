@@ -33,7 +33,7 @@ use tokio::{
         mpsc::{self, UnboundedReceiver, UnboundedSender},
         watch,
     },
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -125,10 +125,11 @@ impl Reach {
     }
 
     /// Lets the sinks do what `on_exit` asks for, and waits for them.
-    pub fn stop(&mut self) {
+    pub async fn stop(&mut self) {
         self.stop.send_replace(true);
         if let Some(done) = self.done.take() {
-            let _ = done.join();
+            // Its panic, if it had one, was told when it happened.
+            let _ = spawn_blocking(move || done.join()).await;
         }
     }
 }

@@ -137,6 +137,9 @@ fn roams(lab: &mut Lab) -> Result<()> {
     let watched = Watched::new(lab, 1, FAST)?;
     watched.wait("s1", "up")?;
     let s1 = watched.star.spoke(1)?;
+    // Only what the peer sends shows where it is now.
+    let hub = Ping::from(IpAddr::from(watched.star.inner.v4()));
+    let talk = Train::start(&s1.node, hub, Duration::from_millis(20))?;
     let before = peer(&watched.daemon, "s1")?["endpoint"].clone();
     // As behind a NAT that forgot its mapping: the same peer from another port.
     s1.node.run("wg", ["set", "wg0", "listen-port", "40000"])?;
@@ -148,6 +151,7 @@ fn roams(lab: &mut Lab) -> Result<()> {
     )?;
     let row = peer(&watched.daemon, "s1")?;
     ensure!(row["roamed"] == 1 && row["falls"] == 0 && row["state"] == "up", "{row}");
+    talk.stop()?;
     watched.daemon.wait_log("endpoint moved")
 }
 
@@ -157,7 +161,7 @@ fn lossy(lab: &mut Lab) -> Result<()> {
     for end in [&s1.link.a, &s1.link.b] {
         // A slow line with a queue of its own, so that the load below fills it.
         let words =
-            format!("qdisc add dev {} root netem loss 20% rate 300kbit limit 30", end.device);
+            format!("qdisc add dev {} root netem loss 20% rate 600kbit limit 30", end.device);
         end.node.run("tc", words.split_whitespace())?;
     }
     let mut daemon = lab.wgrouted_with(&star.hub, &config(&star, FAST)?)?;
@@ -165,7 +169,7 @@ fn lossy(lab: &mut Lab) -> Result<()> {
     wait_state(&daemon, "s1", "up")?;
     let to = IpAddr::from(s1.inner.v4());
     let flood = Train::start(&star.hub, Ping::from(to), Duration::from_millis(1))?;
-    // A thousand packets a second are sent into a line for three hundred.
+    // A thousand packets a second are sent into a line for six hundred.
     wait_for("a saturated link", PATIENCE, || {
         let (sent, answered) = flood.so_far();
         Ok(sent > 5_000 && answered < sent / 2)

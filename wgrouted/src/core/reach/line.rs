@@ -127,9 +127,14 @@ impl Line {
         self.latest_answer = None;
     }
 
-    /// How much an answer may be late.
+    /// How much an answer may be later than usual.
     pub(super) fn slack(&self) -> Duration {
         self.rtt.map_or(Duration::ZERO, |rtt| rtt.deviation * 4)
+    }
+
+    /// How long an answer may take (the timeout of RFC 6298 section 2).
+    pub(super) fn patience(&self) -> Duration {
+        self.rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed + rtt.deviation * 4)
     }
 
     /// What the probes say. Those of which an answer may still come count neither way: all that

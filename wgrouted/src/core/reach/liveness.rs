@@ -1,8 +1,9 @@
 //! One peer's state machine: evidence and the time in, a state and probes out.
 //!
 //! Here lives [`Liveness`]. A probe is due every interval. When an answer is missing, probes follow
-//! each other ten times as fast until one is answered or the time is up: so a dead peer is down
-//! `lost` intervals after its last sign of life, and a lossy link stays up. For a peer that answers
+//! each other ten times as fast, or faster if the link is known to be lossy, until one is answered or
+//! the time is up: so a dead peer is down `lost` intervals after its last sign of life (and later by
+//! what a round trip takes beyond an interval), and a lossy link stays up. For a peer that answers
 //! probes only answers count: packets that merely arrive do not show that ours do. Laws
 //! (`tests/props/reach.rs`): in silence the state only gets worse; between two returns lies the
 //! hold-down; a peer that answers within the time is never down; what our own host cannot send, or
@@ -21,10 +22,13 @@ use super::{
 };
 use crate::core::time::Time;
 
-/// Probes an interval while an answer is missing.
+/// While an answer is missing, so many probes are sent before the time is up that the chance of all
+/// being lost, at the loss that was seen of late, is below this.
+const MISJUDGED: f64 = 1e-7;
+/// At least so many an interval: loss comes in bursts, and was perhaps not seen yet.
 const HURRY: u32 = 10;
 /// They are never closer than this.
-const CLOSEST: Duration = Duration::from_millis(10);
+const CLOSEST: Duration = Duration::from_millis(2);
 /// An answer that is later than usual by less than this is not missed.
 const LEAST_SLACK: Duration = Duration::from_millis(10);
 /// Who wakes later than this has slept: what was not heard meanwhile counts for nothing.
@@ -70,6 +74,8 @@ pub struct Liveness {
     asked: u32,
     /// Whether probes follow each other fast.
     hurried: bool,
+    /// How fast.
+    hurry: Duration,
     /// When the first probe was due: what was heard before says nothing about now.
     first_asked: Time,
     /// The latest [`Liveness::poll`].
@@ -104,6 +110,7 @@ impl Liveness {
             silent_since: now,
             asked: 0,
             hurried: false,
+            hurry: watch.interval,
             first_asked: now + phase,
             polled: now,
         };
@@ -227,6 +234,7 @@ impl Liveness {
         let missed = !self.lines.is_empty() && now >= self.hurry_at();
         let hurry = missed && self.state != State::Down && (may_hurry || self.hurried);
         if hurry && !self.hurried {
+            self.hurry = self.hurry_gap();
             self.due.iter_mut().for_each(|due| *due = now.min(*due));
         }
         self.hurried = hurry;
@@ -332,7 +340,22 @@ impl Liveness {
 
     /// Between two probes of a line, at present.
     fn gap(&self) -> Duration {
-        if self.hurried { (self.watch.interval / HURRY).max(CLOSEST) } else { self.watch.interval }
+        if self.hurried { self.hurry } else { self.watch.interval }
+    }
+
+    /// Between two probes of a line while an answer is missing.
+    fn hurry_gap(&self) -> Duration {
+        let loss = self.lines.iter().map(|line| line.status(false).loss);
+        let loss = loss.fold(1.0, f64::min).clamp(0.1, 0.9);
+        let needed = (MISJUDGED.ln() / loss.ln()).ceil();
+        let span = self.watch.interval * self.watch.lost.saturating_sub(1);
+        span.div_f64(needed).min(self.watch.interval / HURRY).max(CLOSEST)
+    }
+
+    /// What an answer may take beyond an interval: a queue that is full delays it, and is no death.
+    fn allowance(&self) -> Duration {
+        let patience = self.lines.iter().map(Line::patience).max().unwrap_or_default();
+        patience.saturating_sub(self.watch.interval).min(self.watch.interval * self.watch.lost)
     }
 
     /// Probes are no longer in a hurry.
@@ -361,12 +384,12 @@ impl Liveness {
 
     /// When silence becomes suspicious.
     fn suspect_at(&self) -> Time {
-        self.silent_since + self.watch.interval * self.watch.lost * 2 / 3
+        self.silent_since + self.watch.interval * self.watch.lost * 2 / 3 + self.allowance()
     }
 
     /// When silence is death.
     fn down_at(&self) -> Time {
-        self.silent_since + self.watch.interval * self.watch.lost
+        self.silent_since + self.watch.interval * self.watch.lost + self.allowance()
     }
 
     /// Whether answers decide. A peer that never answered is judged by what else shows it alive

@@ -95,6 +95,7 @@ fn learn(lab: &mut Lab) -> Result<()> {
     };
     type Look<'a> = Box<dyn Fn(&str) -> Result<bool> + 'a>;
     let family = |host: &str| if host.contains(':') { "ipv6" } else { "ipv4" };
+    let flag = |host: &str| if host.contains(':') { "-6" } else { "-4" };
     let length = |host: &str| if host.contains(':') { 128 } else { 32 };
     let prefix = |host: &str| format!("{host}/{}", length(host));
     let listeners: [(&str, Look<'_>); 4] = [
@@ -102,7 +103,10 @@ fn learn(lab: &mut Lab) -> Result<()> {
         ("BIRD", Box::new(|host| Ok(has(&bird.ask("show route")?, &prefix(host))))),
         (
             "babeld's neighbour",
-            Box::new(|host| Ok(!far.ip(&format!("route show {host} proto babel"))?.is_empty())),
+            Box::new(|host| {
+                let table = far.ip(&format!("{} route show proto babel", flag(host)))?;
+                Ok(has(&table, host))
+            }),
         ),
         (
             "FRR",
@@ -194,7 +198,7 @@ fn dormant(lab: &mut Lab) -> Result<()> {
     let text = text.replace("[interface.reach]", "link = \"dedicated\"\n[interface.reach]");
     let mut daemon = lab.wgrouted_with(hub, &text)?;
     daemon.start()?;
-    let options = "interface wg0 type wired hello-interval 1 link-detect true\n";
+    let options = "link-detect true\ninterface wg0 type wired hello-interval 1\n";
     let babeld = Babeld::start(hub, &[], options)?;
     let babeld_is = |up: bool| {
         wait_for(format!("babeld's interface to be up: {up}"), PATIENCE, || {

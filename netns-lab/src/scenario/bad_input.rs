@@ -65,7 +65,7 @@ fn configuration(lab: &mut Lab) -> Result<()> {
             format!("{wg0}colour = \"blue\"\n"),
             "3:1: interface.colour: unknown key; the keys here are name, link, tables, managed, \
              delete_hold, coalesce, message_size, adopt, on_exit, manage, private_key_file, \
-             listen_port, fwmark, addresses, link_local, mtu, filter, peer"
+             listen_port, fwmark, addresses, link_local, mtu, filter, reach, peer"
                 .to_owned(),
         ),
         (

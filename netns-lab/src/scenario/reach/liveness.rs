@@ -172,7 +172,7 @@ fn lossy(lab: &mut Lab) -> Result<()> {
     // A thousand packets a second are sent into a line for six hundred.
     wait_for("a saturated link", PATIENCE, || {
         let (sent, answered) = flood.so_far();
-        Ok(sent > 5_000 && answered < sent / 2)
+        Ok(sent > 5_000 && answered < sent * 3 / 4)
     })?;
     let report = flood.stop()?;
     let row = peer(&daemon, "s1")?;

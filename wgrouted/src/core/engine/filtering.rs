@@ -65,7 +65,7 @@ impl Engine {
         for interface in self.interfaces.values_mut() {
             let Some(ifindex) = interface.ifindex() else { continue };
             let gate = self.filter.as_ref().map_or(Gate::Undecided, |filter| filter.gate(ifindex));
-            if interface.set_gate(gate, now) && gate != Gate::Undecided {
+            if interface.set_gate(gate, now) {
                 self.out.push(Output::Notice(Notice::Door {
                     interface: interface.rule().name.clone(),
                     open: gate == Gate::Open,

@@ -29,14 +29,19 @@ impl Interface {
         self.rule.filter.as_ref().is_some_and(|filter| filter.open)
     }
 
-    /// The filter says whether the AllowedIPs may be open. Returns whether that is news.
+    /// The filter says whether the AllowedIPs may be open. Returns whether that is news; that an
+    /// audit leaves it undecided for a moment is none.
     pub fn set_gate(&mut self, gate: Gate, now: Time) -> bool {
-        let news = self.gate != gate && self.has_doors();
+        let changed = self.gate != gate && self.has_doors();
         self.gate = gate;
-        if news && self.is_ready() && !self.closing {
+        if changed && self.is_ready() && !self.closing {
             for prefix in Family::ALL.map(Prefix::default_of) {
                 self.want(prefix, self.owner(&prefix, &Outcome::default()), now);
             }
+        }
+        let news = changed && gate != Gate::Undecided && gate != self.decided;
+        if news {
+            self.decided = gate;
         }
         news
     }

@@ -132,6 +132,8 @@ pub struct Interface {
     counters: Counters,
     vrf: Option<TableId>,
     gate: Gate,
+    /// What it was when it was decided last.
+    decided: Gate,
     /// Counts what everything that rests on this interface must be worked out anew for.
     revision: u64,
     /// Prefixes whose wanted or installed owner changed, for the packet filter.
@@ -168,6 +170,7 @@ impl Interface {
             counters: Counters::default(),
             vrf: None,
             gate: Gate::Undecided,
+            decided: Gate::Undecided,
             revision: 0,
             moved: Vec::new(),
         }

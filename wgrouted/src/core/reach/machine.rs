@@ -64,6 +64,8 @@ pub struct Machine {
     next: u32,
     hurried: usize,
     answering: (Vec<IfIndex>, u16),
+    /// It was told which interfaces there are.
+    configured: bool,
     revision: u64,
     out: Vec<ReachOutput>,
 }
@@ -80,6 +82,7 @@ impl Machine {
             next: 0,
             hurried: 0,
             answering,
+            configured: false,
             revision: 0,
             out: Vec::new(),
         }
@@ -88,7 +91,7 @@ impl Machine {
     /// Takes in an event.
     pub fn handle(&mut self, event: ReachEvent, now: Time) {
         match event {
-            ReachEvent::Configure { rule, interfaces } => self.configure(rule, &interfaces, now),
+            ReachEvent::Configure { rule, interfaces } => self.configure(rule, &interfaces),
             ReachEvent::Roster(roster) => self.roster(roster, now),
             ReachEvent::Answered { probe, sent, received } => {
                 let due = Due { line: probe.address, sequence: probe.sequence };
@@ -152,15 +155,16 @@ impl Machine {
         Reachability {
             now,
             revision: self.revision,
-            complete: self.interfaces.values().all(|link| link.looked),
+            complete: self.configured && self.interfaces.values().all(|link| link.looked),
             peers,
         }
     }
 
     // ---- configuration and rosters ----
 
-    fn configure(&mut self, rule: ReachRule, interfaces: &[String], now: Time) {
+    fn configure(&mut self, rule: ReachRule, interfaces: &[String]) {
         self.rule = rule;
+        self.configured = true;
         let gone: Vec<String> =
             self.interfaces.keys().filter(|name| !interfaces.contains(name)).cloned().collect();
         for name in gone {
@@ -173,7 +177,6 @@ impl Machine {
         }
         self.revision += 1;
         self.answer();
-        let _ = now;
     }
 
     fn roster(&mut self, roster: Roster, now: Time) {

@@ -54,6 +54,11 @@ fn remedy(error: &io::Error) -> &'static str {
              `wireguard`)"
         }
         Some(libc::EADDRINUSE) => " (another device has the UDP port: configure another)",
+        // `inet_bind`, net/ipv4/af_inet.c.
+        Some(libc::EACCES) => {
+            " (a UDP port below 1024 needs CAP_NET_BIND_SERVICE, which wgrouted gives up: configure \
+             another)"
+        }
         Some(libc::EPERM) => " (needs CAP_NET_ADMIN)",
         _ => "",
     }

@@ -1,5 +1,7 @@
 //! What the laws of the filter, or reading it, once found.
 
+use std::time::Duration;
+
 use wgrouted::core::{
     event::Event,
     filter::{
@@ -94,4 +96,48 @@ fn check_end_of(sim: &Sim, peer: u8) {
     let admitted = crate::filter_maps::Maps(&sim.filter.maps).all_admitted();
     let mask = admitted.iter().find(|(who, _)| who.public_key == key).map(|(_, mask)| *mask);
     assert_eq!(mask, Some(crate::filter_domain::own_addresses(&key)));
+}
+
+/// Graces that begin after a restart outlast the moment in which the daemon has caught up.
+#[test]
+fn graces_after_a_restart_run_on() {
+    let mut rules = rules([Some(SourceMode::Off); 2]);
+    let mut group = plain_filter(SourceMode::Group);
+    group.group = Some("a".to_owned());
+    rules[0].peers[0].filter = Some(group);
+    let mut sim = start(&rules, vec![1]);
+    sim.restart();
+    sim.filter.watch.begin(Duration::from_millis(56), sim.now);
+    sim.configure_filter(Some(filter_rule(300, Audit::Auto)));
+    sim.pass(3000);
+    let route = |sim: &mut Sim, prefix: &str, metric, to| {
+        let prefix = prefix.parse().unwrap();
+        let to = To::Hops(vec![to]);
+        let spec = RouteSpec { prefix, table: MAIN, metric, protocol: 12, to };
+        sim.change(|kernel| domain::apply(kernel, &Op::Route(Verb::Replace, spec)));
+        sim.pass(0);
+    };
+    route(&mut sim, "0.0.0.0/0", 0, (0, 1, 1));
+    play(&mut sim, &Turn::Restart);
+    sim.pass(0);
+    route(&mut sim, "2001:db8::/126", 1024, (0, 1, 1));
+    route(&mut sim, "2001:db8::/126", 1024, (1, 5, 1));
+    sim.pass(10_000);
+    check_end(&sim);
+}
+
+/// A link came under the filter before anything was written.
+#[test]
+fn a_filter_that_comes_first_waits_for_its_links() {
+    let mut sim = start(&rules([None, None]), vec![37]);
+    sim.restart();
+    sim.configure_filter(Some(filter_rule(0, Audit::Auto)));
+    let prefix = "10.0.0.0/30".parse().unwrap();
+    let to = To::Hops(vec![(0, 1, 1)]);
+    let spec = RouteSpec { prefix, table: MAIN, metric: 0, protocol: 12, to };
+    sim.change(|kernel| domain::apply(kernel, &Op::Route(Verb::Add, spec)));
+    sim.pass(432);
+    sim.tell(Event::Reconfigure(rules([Some(SourceMode::Off); 2])));
+    sim.pass(130_000);
+    check_end(&sim);
 }

@@ -42,6 +42,9 @@ pub struct Watch {
     mixed: bool,
     /// Until then graces of the old rules run.
     blurred: Duration,
+    /// Since then something had gone wrong, and until then graces run that began before the daemon
+    /// caught up.
+    easing: (Duration, Duration),
     /// What the maps admit, by peer number.
     masks: BTreeMap<u32, Mask>,
 }
@@ -110,6 +113,8 @@ impl Sim {
         let watch = &mut self.filter.watch;
         let now = watch.base + self.now.0;
         let since = watch.disturbed.unwrap_or(now).saturating_sub(lag);
+        let (wrong, eases) = watch.easing;
+        let eased = if now <= eases { since.min(wrong.saturating_sub(lag)) } else { since };
         // Who is gone sends nothing, whatever the maps say as long as the daemon does not know.
         let sends =
             |who| watch.timeline.back().is_some_and(|(_, admitted)| admitted.contains_key(who));
@@ -122,7 +127,7 @@ impl Sim {
             }
             let mask = watch.masks[id];
             let masks = |since| watch.during(since).map(|all| all.get(who).copied());
-            let once = masks(since.saturating_sub(grace)).flatten().fold(0, |all, mask| all | mask);
+            let once = masks(eased.saturating_sub(grace)).flatten().fold(0, |all, mask| all | mask);
             // Of a peer that was not there so long it is known what it would have been allowed, if
             // no route has changed since.
             let steady = watch.rerouted < since;
@@ -133,7 +138,7 @@ impl Sim {
                 if mixed || !sends(who) { 0 } else { mask & !once },
                 0,
                 "{change:?} lets {who:?} use what was not legal since {:?} (now {now:?}): {:#?}",
-                since.saturating_sub(grace),
+                eased.saturating_sub(grace),
                 self.filter.maps,
             );
             assert_eq!(
@@ -166,12 +171,18 @@ impl Sim {
         let done = self.engine.filter().is_none_or(|filter| {
             filter.pending() == 0 && filter.sources().refused().0 == 0 && filter.error().is_none()
         });
+        let grace = self.filter.rule.as_ref().map_or(Duration::ZERO, |rule| rule.grace);
         let watch = &mut self.filter.watch;
-        if watch.disturbed.is_some() && !watch.doubt && idle && done {
+        if let Some(wrong) = watch.disturbed
+            && !watch.doubt
+            && idle
+            && done
+        {
+            let now = watch.base + self.now.0;
             if std::mem::take(&mut watch.mixed) {
-                let grace = self.filter.rule.as_ref().map_or(Duration::ZERO, |rule| rule.grace);
-                watch.blurred = watch.base + self.now.0 + grace;
+                watch.blurred = now + grace;
             }
+            watch.easing = (wrong, now + grace + watch.lag.unwrap_or_default());
             (watch.disturbed, watch.spoiled) = (None, false);
         }
     }

@@ -282,9 +282,10 @@ impl Filter {
         if self.seen.as_ref().is_some_and(|seen| seen.iter().copied().eq(revisions())) {
             return;
         }
-        // The first time everything must be there; later those that are not are left as they are.
+        // The first time that somebody is filtered everything must be there; later those that are not
+        // are left as they are.
         let missing = filtered().any(|i| i.ifindex().is_some() && !i.is_ready());
-        if self.seen.is_none() && missing {
+        if self.seen.as_ref().is_none_or(Vec::is_empty) && missing {
             return;
         }
         self.seen = Some(revisions().collect());

@@ -18,7 +18,7 @@ use super::{
     support::{Hub, NET4, NET6, V4, expect_allowed_ips, flows, is_own_machine, pinned, star},
 };
 use crate::lab::{
-    AllowedIps, Lab, Owner, PATIENCE, Star, Systemd, Train, Wgrouted, routes::Op, wait_until,
+    AllowedIps, Lab, Node, Owner, PATIENCE, Star, Systemd, Train, Wgrouted, routes::Op, wait_until,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -36,7 +36,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .within(300),
 ];
 
-const UNIT: &str = "wgrouted.service";
+/// The unit that reads a configuration.
+pub(super) const UNIT: &str = "wgrouted.service";
 const TEMPLATE: &str = "wgrouted@wg0.service";
 const FILES: &[(&str, &[u8])] = &[
     (
@@ -49,7 +50,13 @@ const FILES: &[(&str, &[u8])] = &[
     ),
     ("/etc/sysusers.d/wgrouted.conf", include_bytes!("../../../wgrouted/dist/wgrouted.sysusers")),
 ];
-const CONFIG: &str = "/etc/wgrouted/wgrouted.toml";
+/// What [`UNIT`] reads.
+pub(super) const CONFIG: &str = "/etc/wgrouted/wgrouted.toml";
+
+/// CAP_NET_ADMIN (include/uapi/linux/capability.h).
+const NET_ADMIN: u64 = 1 << 12;
+/// CAP_NET_RAW, which ICMP probes need.
+const NET_RAW: u64 = 1 << 13;
 
 const READY: &str = "READY=1";
 const ALIVE: &str = "WATCHDOG=1";
@@ -162,11 +169,7 @@ fn units(lab: &mut Lab) -> Result<()> {
     }
     let star = star(lab, 2)?;
     let program = fs::read(lab.program())?;
-    let mut files = FILES.to_vec();
-    files.push(("/etc/wgrouted/wgrouted.toml", b"[[interface]]\nname = \"wg0\"\n"));
-    files.push(("/usr/bin/wgrouted", &program));
-    let systemd = Systemd::boot(&star.hub, &files)?;
-    systemd.run(&["chmod", "755", "/usr/bin/wgrouted"])?;
+    let systemd = boot(&star.hub, &program, &[(CONFIG, b"[[interface]]\nname = \"wg0\"\n")])?;
     let version = systemd.run(&["systemctl", "--version"])?;
     lab.say(format_args!("{} is up", version.lines().next().unwrap_or_default()));
     let done = live_with(lab, &star, &systemd);
@@ -174,6 +177,14 @@ fn units(lab: &mut Lab) -> Result<()> {
         lab.say(systemd.journal()?);
     }
     done
+}
+
+/// Boots systemd with the units that are shipped, this program, and these files.
+pub(super) fn boot(node: &Node, program: &[u8], files: &[(&str, &[u8])]) -> Result<Systemd> {
+    let files = [FILES, &[("/usr/bin/wgrouted", program)], files].concat();
+    let systemd = Systemd::boot(node, &files)?;
+    systemd.run(&["chmod", "755", "/usr/bin/wgrouted"])?;
+    Ok(systemd)
 }
 
 fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
@@ -196,8 +207,7 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
     ensure!(owners.contains_key(&NET4.parse()?), "ready with {owners:?}");
     expect_allowed_ips(star, &[(NET4, "s1")])?;
     let first = main_pid()?;
-    // 12 is CAP_NET_ADMIN, 13 CAP_NET_RAW, which ICMP probes need (include/uapi/linux/capability.h).
-    confined(systemd, &first, 1 << 12 | 1 << 13)?;
+    confined(systemd, &first, NET_ADMIN | NET_RAW)?;
     let directory = systemd.run(&["stat", "--format=%U %a", "/run/wgrouted"])?;
     ensure!(directory.trim() == "wgrouted 750", "/run/wgrouted is {directory}");
     flows(star, V4, 1)?;
@@ -257,7 +267,7 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
         star.wg.set_allowed_ips(spoke.name(), &spoke.inner.prefixes())?;
     }
     systemd.systemctl("start", TEMPLATE)?;
-    confined(systemd, &systemd.property(TEMPLATE, "MainPID")?, 1 << 12)?;
+    confined(systemd, &systemd.property(TEMPLATE, "MainPID")?, NET_ADMIN)?;
     star.hub.ip(&format!("route replace {NET6} via fd99::1"))?;
     expect_allowed_ips(star, &[(NET4, "s1"), (NET6, "s1")])?;
     let shown = systemd.run(&["wgrouted", "show", "routes", "--runtime-dir=/run/wgrouted/wg0"])?;
@@ -267,18 +277,18 @@ fn live_with(lab: &Lab, star: &Star, systemd: &Systemd) -> Result<()> {
 }
 
 /// Asserts that each thread of a process has these capabilities and no others, and can get no more.
-fn confined(systemd: &Systemd, pid: &str, capabilities: u64) -> Result<()> {
+pub(super) fn confined(systemd: &Systemd, pid: &str, capabilities: u64) -> Result<()> {
     let script = format!("cat /proc/{pid}/task/*/status");
     let status = systemd.run(&["sh", "-c", &script])?;
     let fields = |name: &str| -> Vec<&str> {
         let values = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
         values.collect()
     };
-    let capabilities = format!("{capabilities:016x}");
+    let mask = format!("{capabilities:016x}");
     for (name, wanted) in [
-        ("CapEff", &*capabilities),
-        ("CapPrm", &capabilities),
-        ("CapBnd", &capabilities),
+        ("CapEff", mask.as_str()),
+        ("CapPrm", mask.as_str()),
+        ("CapBnd", mask.as_str()),
         ("NoNewPrivs", "1"),
         // A filter of system calls.
         ("Seccomp", "2"),

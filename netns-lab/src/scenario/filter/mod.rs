@@ -9,6 +9,7 @@ mod moves;
 mod policies;
 mod questions;
 mod scale;
+mod service;
 mod shared;
 mod sources;
 mod support;
@@ -23,6 +24,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         shared::SCENARIOS,
         moves::SCENARIOS,
         lifecycle::SCENARIOS,
+        service::SCENARIOS,
         questions::SCENARIOS,
         daemons::SCENARIOS,
         scale::SCENARIOS,

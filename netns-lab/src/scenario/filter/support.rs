@@ -343,7 +343,12 @@ pub(super) fn counters(answer: &Value) -> Result<BTreeMap<Key, u64>> {
 
 /// How many packets an interface's peers had dropped, or would have, for a reason.
 pub(super) fn counted(daemon: &Wgrouted, interface: &str, fate: Fate) -> Result<u64> {
-    let counters = counters(&show(daemon)?)?;
+    counted_in(&show(daemon)?, interface, fate)
+}
+
+/// The same in an answer of `wgrouted filter show`.
+pub(super) fn counted_in(answer: &Value, interface: &str, fate: Fate) -> Result<u64> {
+    let counters = counters(answer)?;
     Ok(counters.get(&Key::new(interface, fate)).copied().unwrap_or_default())
 }
 

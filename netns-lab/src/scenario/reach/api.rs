@@ -49,7 +49,8 @@ fn api(lab: &mut Lab) -> Result<()> {
     let script = star.hub.write_file("changed.sh", &script)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let hooks = format!(
-        "[[reach.hook]]\ncommand = [\"{}\"]\n[[reach.hook]]\nwebhook = \"http://{HOOK}/changed\"\n",
+        "[[reach.hook]]\ncommand = [\"{}\"]\ninterval = \"0ms\"\n\
+         [[reach.hook]]\nwebhook = \"http://{HOOK}/changed\"\ninterval = \"0ms\"\n",
         script.display()
     );
     let watched = config(&star, "interval = \"100ms\"\nhold_down = \"0ms\"")?;

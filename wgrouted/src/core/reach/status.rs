@@ -1,8 +1,8 @@
 //! What is published about reachability.
 //!
 //! Here live [`Reachability`], the picture of one moment that every sink works from, and
-//! [`Change`], the news between two pictures. Their JSON is the form of `/v1/reachability` and of
-//! the event stream; times are ages, so that a reader needs no clock of ours.
+//! [`Change`], the news between two pictures. How they are shown to people and scripts is the business
+//! of `crate::reach::view`.
 
 use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -2,7 +2,7 @@
 //!
 //! Here lives [`Prober`], which sends the probes that the machine asks for, tells what comes back, and
 //! answers those of other daemons. It decides nothing. One socket a link, protocol and family
-//! ([`socket`]), each with a task that listens ([`line`]); what a probe says is in [`datagram`], and why
+//! (`socket`), each with a task that listens (`line`); what a probe says is in [`datagram`], and why
 //! an answer is believed in [`seal`]. Invariant: nothing blocks, and what cannot be sent is told as
 //! [`ReachEvent::Unsent`], in the log once.
 //!

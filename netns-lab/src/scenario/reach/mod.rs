@@ -5,6 +5,7 @@
 mod announce;
 mod api;
 mod liveness;
+mod restarts;
 mod sockets;
 mod support;
 
@@ -12,5 +13,12 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS, api::SCENARIOS].concat()
+    [
+        liveness::SCENARIOS,
+        announce::SCENARIOS,
+        sockets::SCENARIOS,
+        api::SCENARIOS,
+        restarts::SCENARIOS,
+    ]
+    .concat()
 }

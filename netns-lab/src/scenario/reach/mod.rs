@@ -5,7 +5,9 @@
 mod announce;
 mod api;
 mod liveness;
+mod reroute;
 mod restarts;
+mod rivals;
 mod sockets;
 mod support;
 
@@ -18,6 +20,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         announce::SCENARIOS,
         sockets::SCENARIOS,
         api::SCENARIOS,
+        reroute::SCENARIOS,
         restarts::SCENARIOS,
     ]
     .concat()

@@ -54,7 +54,7 @@ pub use self::{
     process::Process,
     systemd::Systemd,
     tap::Tap,
-    topology::{Inner, Member, Mesh, Spoke, Star},
+    topology::{EVERYTHING, Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
     wait::{PATIENCE, differences, wait_equal, wait_for, wait_until},
     wgrouted::{Memory, Wgrouted},

@@ -174,7 +174,7 @@ impl Spoke {
 }
 
 /// Both default routes.
-pub(super) const EVERYTHING: [IpNet; 2] = [
+pub const EVERYTHING: [IpNet; 2] = [
     IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(ipnet::Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];

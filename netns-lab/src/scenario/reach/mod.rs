@@ -5,6 +5,9 @@
 mod announce;
 mod api;
 mod liveness;
+mod reroute;
+mod restarts;
+mod rivals;
 mod sockets;
 mod support;
 
@@ -12,5 +15,13 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS, api::SCENARIOS].concat()
+    [
+        liveness::SCENARIOS,
+        announce::SCENARIOS,
+        sockets::SCENARIOS,
+        api::SCENARIOS,
+        reroute::SCENARIOS,
+        restarts::SCENARIOS,
+    ]
+    .concat()
 }

@@ -30,7 +30,7 @@ const BIRD: &str = "router id 10.100.0.254;\n\
                     protocol kernel { ipv6 { export all; }; }\n";
 
 /// Dedicated links, watched closely. `link` and `peer` add to what is configured of each.
-fn config(
+pub(super) fn config(
     net: &Dedicated,
     reach: &str,
     link: &str,
@@ -123,6 +123,9 @@ fn bird(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// babeld insists on an interface of its own.
+pub(super) const OWN: &str = "skip-kernel-setup true\ninterface nobody\nredistribute local deny";
+
 /// What babeld says of a link.
 fn has(babeld: &Babeld, what: &[&str]) -> Result<bool> {
     let text = babeld.ask("dump")?;
@@ -131,8 +134,6 @@ fn has(babeld: &Babeld, what: &[&str]) -> Result<bool> {
 
 fn babeld(lab: &mut Lab) -> Result<()> {
     const OPTIONS: &str = "type wired hello-interval 1 update-interval 4";
-    // babeld insists on an interface of its own.
-    const OWN: &str = "skip-kernel-setup true\ninterface nobody\nredistribute local deny";
     let net = Dedicated::new(lab, 1)?;
     net.open()?;
     let (hub, spoke) = (net.hub.clone(), net.spoke(1)?);

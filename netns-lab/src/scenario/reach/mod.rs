@@ -4,6 +4,7 @@
 
 mod announce;
 mod api;
+mod crowd;
 mod liveness;
 mod sockets;
 mod support;
@@ -12,5 +13,6 @@ use super::Scenario;
 
 /// Every scenario about reachability.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS, api::SCENARIOS].concat()
+    [liveness::SCENARIOS, announce::SCENARIOS, sockets::SCENARIOS, api::SCENARIOS, crowd::SCENARIOS]
+        .concat()
 }

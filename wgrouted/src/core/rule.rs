@@ -76,7 +76,8 @@ pub enum OnExit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Audit {
-    /// After 100 times the duration of a dump, within 1 s and 5 min: at most 1 % of the time.
+    /// After 100 times the duration of a dump of all devices, within 1 s and 5 min: at most 1 % of
+    /// the time.
     #[default]
     Auto,
     /// At this interval.

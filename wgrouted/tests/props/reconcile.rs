@@ -227,3 +227,18 @@ proptest! {
         prop_assert!(!sim.notices.iter().any(drift), "{:?}", sim.notices);
     }
 }
+
+/// Audits of all devices together take a hundredth of the time, however many there are.
+#[test]
+fn many_devices_are_audited_as_seldom_as_it_takes() {
+    for names in [&["wg0"][..], &["wg0", "wg1"]] {
+        let rules = names.iter().map(|name| domain::rule(name)).collect();
+        let mut sim = Sim::new(rules, world(true, false), Delays::none());
+        sim.cost = 100;
+        sim.pass(60_000);
+        let before = sim.dumps;
+        sim.pass(200_000);
+        let busy = (sim.dumps - before) * sim.cost;
+        assert!((1_500..=2_000).contains(&busy), "{names:?}: {busy} ms of 200 s");
+    }
+}

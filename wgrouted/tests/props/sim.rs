@@ -109,6 +109,8 @@ pub struct Sim {
     pub applies: u64,
     pub syncs: u64,
     pub polls: u64,
+    /// How many milliseconds a dump of a device takes, as far as the engine is told.
+    pub cost: u64,
     /// How many milliseconds after an announcement the kernel has done what it announced.
     pub slowness: u64,
     /// Every announcement is heard twice.
@@ -147,6 +149,7 @@ impl Sim {
             applies: 0,
             syncs: 0,
             polls: 0,
+            cost: 1,
             slowness: 0,
             stutter: false,
             filter: FilterWorld::default(),
@@ -425,7 +428,7 @@ impl Sim {
                 if result.is_ok() {
                     self.trust.entry(ifindex).or_default().dumped = Some(token);
                 }
-                let cost = ms(1);
+                let cost = ms(self.cost);
                 let event = Event::Device { interface, token, cost, result, remembered };
                 self.answer(fault, event);
             }

@@ -4,6 +4,7 @@
 
 mod announce;
 mod api;
+mod crowd;
 mod liveness;
 mod reroute;
 mod restarts;
@@ -22,6 +23,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         api::SCENARIOS,
         reroute::SCENARIOS,
         restarts::SCENARIOS,
+        crowd::SCENARIOS,
     ]
     .concat()
 }

@@ -172,6 +172,9 @@ impl Engine {
             Event::SyncDone { epoch, error } => self.on_sync_done(epoch, error, now),
             Event::Device { interface, token, cost, result, remembered } => {
                 let net = Network { rib: &self.rib, nexthops: &self.nexthops };
+                // All audits together may take their share of the time, not each of hundreds.
+                let devices = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
+                let cost = cost.saturating_mul(devices);
                 if let Some(interface) = self.interfaces.get_mut(&interface) {
                     let seen = Seen { token, cost, result, remembered: &remembered };
                     interface.on_device(net, seen, now, &mut self.out);

@@ -20,7 +20,7 @@ use crate::core::{
     time::Time,
 };
 
-/// Audits take at most one part in this many of the time (`Audit::Auto`).
+/// Audits of all devices take at most one part in this many of the time (`Audit::Auto`).
 const AUDIT_SHARE: u32 = 100;
 
 /// Bounds of the automatic audit interval.
@@ -31,7 +31,7 @@ const AUDIT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::
 pub struct Seen<'a> {
     /// The request's number.
     pub token: u64,
-    /// How long it took.
+    /// How long it would take for all devices that are followed.
     pub cost: Duration,
     /// What the device holds.
     pub result: Result<Device, DeviceError>,
@@ -215,9 +215,9 @@ impl Interface {
 
     fn next_audit(&self, cost: Duration, now: Time) -> Option<Time> {
         let audit = match self.rule.audit {
-            Audit::Auto => {
-                Some(now + (cost * AUDIT_SHARE).clamp(AUDIT_INTERVAL.0, AUDIT_INTERVAL.1))
-            }
+            Audit::Auto => Some(
+                now + cost.saturating_mul(AUDIT_SHARE).clamp(AUDIT_INTERVAL.0, AUDIT_INTERVAL.1),
+            ),
             Audit::Every(interval) => Some(now + interval),
             Audit::Off => None,
         };

@@ -194,8 +194,10 @@ impl Machine {
         link.looked |= looked;
         let fresh = link.look != look;
         link.look = look;
-        self.revision += u64::from(!same);
-        self.answer();
+        if !same {
+            self.revision += 1;
+            self.answer();
+        }
         if looked {
             let keys: BTreeSet<PublicKey> = peers.iter().map(|peer| peer.public_key).collect();
             self.retain(&name, &keys);

@@ -225,10 +225,16 @@ impl<S: Sink> Follower<S> {
                         return;
                     }
                 }
-                Step::Wait(_) => match stream.read(&mut bytes).await {
-                    Ok(length) if length > 0 => self.receive(machine, &bytes[..length]),
-                    _ => return,
-                },
+                Step::Wait(until) => {
+                    let until = until.map(|until| until.since(self.feed.now()));
+                    tokio::select! {
+                        read = stream.read(&mut bytes) => match read {
+                            Ok(length) if length > 0 => self.receive(machine, &bytes[..length]),
+                            _ => return,
+                        },
+                        () = sleep(until.unwrap_or(Duration::MAX)), if until.is_some() => {}
+                    }
+                }
                 Step::Leave(_) => return,
             }
         }

@@ -234,7 +234,9 @@ impl Dialogue for Babeld {
     }
 
     fn is_done(&self) -> bool {
-        let done = || self.dumped && self.change(Time::ZERO).is_none();
+        // What is on its way may still change what there is.
+        let at_it = matches!(self.talk, Talk::Asked { .. });
+        let done = || self.dumped && !at_it && self.change(Time::ZERO).is_none();
         self.talk == Talk::Closed || self.read_only.is_some() || done()
     }
 

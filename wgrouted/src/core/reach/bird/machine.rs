@@ -253,10 +253,12 @@ impl Dialogue for Bird {
     }
 
     fn is_done(&self) -> bool {
-        let mut left = self.left();
+        // What was just disabled and not read back is not done either.
+        let changing = |name: &String| self.reported.get(name) == Some(&State::Changing);
+        let at_it = matches!(self.talk, Talk::Asked { .. }) || self.held.iter().any(changing);
         self.talk == Talk::Closed
             || self.restricted.is_some()
-            || (self.read && left.next().is_none())
+            || (self.read && !at_it && self.left().next().is_none())
     }
 
     fn report(&self) -> Option<Report> {
@@ -274,7 +276,9 @@ impl Dialogue for Bird {
             self.wanted.len() - unknown.len(),
             self.repaired,
         );
-        let error = if self.restricted.is_some() {
+        // Where there is nothing to say, nothing is known of who would listen.
+        let speaks = self.wanted.keys().any(|name| self.target(name).is_some());
+        let error = if self.restricted.is_some() && speaks {
             Some(IS_RESTRICTED.to_owned())
         } else if unknown.is_empty() {
             None

@@ -42,7 +42,7 @@ use wgrouted::{
 };
 
 /// How long something may take that has no limit of its own: it may run under emulation.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The other end of a sink.
 struct Desk {

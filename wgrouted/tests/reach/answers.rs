@@ -179,17 +179,21 @@ fn a_flood_is_answered_in_measure() {
     let mut buffer = [0; 64];
     let listener = socket.try_clone().unwrap();
     let listener = thread::spawn(move || {
+        let mut last = began;
         while listener.recv(&mut buffer).is_ok() {
             answers += 1;
+            last = Instant::now();
         }
-        answers
+        (answers, last)
     });
     while began.elapsed() < Duration::from_secs(1) {
         socket.send_to(&request().encode(), (FAR, PORT)).unwrap();
         sent += 1;
     }
-    let answers = listener.join().unwrap();
-    println!("{sent} requests in a second, {answers} answers");
-    assert!(sent > 12_000, "too slow to be a flood: {sent}");
-    assert!((1000..=12_000).contains(&answers), "{answers}");
+    // What waits in the queue is answered later.
+    let (answers, last) = listener.join().unwrap();
+    let took = last.duration_since(began).as_secs_f64();
+    println!("{sent} requests in a second, {answers} answers in {took:.2} s");
+    assert!(answers >= 1000, "{answers}");
+    assert!(f64::from(answers) <= 10_000.0 * (took + 1.0), "{answers} in {took} s");
 }

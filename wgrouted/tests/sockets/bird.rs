@@ -137,7 +137,12 @@ fn protocols_follow_their_peers() {
             bird.ask("disable own");
             let took = bird.wait_states(&all, &["down", "down", "start", "down"]).await;
             assert!(took < Duration::from_secs(5), "{took:?}");
-            desk.wait_board("bird", |status| status.doing.contains("2 put right again")).await;
+            let repaired = |status: &reach::board::SinkStatus| {
+                let count =
+                    status.doing.rsplit(", ").next().and_then(|text| text.split(' ').next());
+                count.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count >= 2)
+            };
+            desk.wait_board("bird", repaired).await;
 
             // A new configuration restarts what is different in it.
             let config = CONFIG.replace("198.51.100.0/24", "198.51.100.0/25");

@@ -5,6 +5,8 @@
 
 #[path = "reach_routes/monitor.rs"]
 mod monitor;
+#[path = "support/pictures.rs"]
+mod pictures;
 mod support;
 #[path = "support/watched.rs"]
 mod watched;

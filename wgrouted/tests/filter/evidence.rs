@@ -13,53 +13,26 @@ use wgrouted::{
         peer::PublicKey,
         reach::{
             event::ReachEvent,
-            rule::{LinkReach, PeerReach, ProbeKind},
+            rule::{LinkReach, ProbeKind},
             status::{PeerStatus, Reachability},
         },
-        rule::OnExit,
     },
     reach::{Feed, board::Board, packets},
 };
 
-use crate::lab::{DIRECTORY, Lab, RIGHT, WRONG, plan};
+use crate::{
+    lab::{DIRECTORY, Lab, RIGHT, WRONG, plan},
+    pictures::{quiet_link, unheard},
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn peer(ifindex: u32, number: u8, watched: bool) -> PeerStatus {
-    let rule = LinkReach {
-        probe: ProbeKind::Off,
-        interval: Duration::from_secs(1),
-        lost: 3,
-        answered: 1,
-        hold_down: Duration::ZERO,
-        announce: None,
-        dormant: false,
-        babeld: None,
-        on_exit: OnExit::Keep,
-    };
+    let rule = LinkReach { probe: ProbeKind::Off, answered: 1, ..quiet_link() };
     PeerStatus {
-        interface: "tun0".to_owned(),
-        ifindex: Some(ifindex),
         dedicated: true,
-        peer: number.to_string(),
-        public_key: PublicKey([number; 32]),
-        state: Default::default(),
-        proof: Default::default(),
-        since: Default::default(),
-        heard: None,
-        falls: 0,
-        probed: vec![],
-        probe: None,
-        endpoint: None,
-        roamed: 0,
-        handshake_age: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        rx_rate: 0.0,
-        tx_rate: 0.0,
-        pinned: vec![],
-        rule: PeerReach::default(),
         link_rule: watched.then(|| Arc::new(rule)),
+        ..unheard("tun0", ifindex, &number.to_string(), PublicKey([number; 32]))
     }
 }
 

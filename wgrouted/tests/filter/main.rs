@@ -18,5 +18,7 @@ mod verdicts;
 /// Packets, and tables that are searched line by line.
 #[path = "../../../ebpf-xdp/tests/support/mod.rs"]
 mod oracle;
+#[path = "../support/pictures.rs"]
+mod pictures;
 #[path = "../support/mod.rs"]
 mod support;

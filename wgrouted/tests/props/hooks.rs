@@ -16,7 +16,7 @@ use wgrouted::core::{
     time::Time,
 };
 
-use crate::{cases, domain::key};
+use crate::{cases, domain::key, pictures::unheard};
 
 const STATES: [State; 4] = [State::Up, State::Suspect, State::Down, State::Unknown];
 
@@ -80,28 +80,10 @@ impl World {
         let status = |(peer, (state, endpoint)): (&u8, &(State, Option<SocketAddr>))| {
             let (interface, peer, public_key) = who(*peer);
             PeerStatus {
-                interface,
-                ifindex: Some(1),
-                dedicated: false,
-                peer,
-                public_key,
                 state: *state,
                 proof: Proof::Probe,
-                since: Time::ZERO,
-                heard: None,
-                falls: 0,
-                probed: Vec::new(),
-                probe: None,
                 endpoint: *endpoint,
-                roamed: 0,
-                handshake_age: None,
-                rx_bytes: 0,
-                tx_bytes: 0,
-                rx_rate: 0.0,
-                tx_rate: 0.0,
-                pinned: Vec::new(),
-                rule: Default::default(),
-                link_rule: None,
+                ..unheard(&interface, 1, &peer, public_key)
             }
         };
         let peers = self.truth.iter().map(status).collect();

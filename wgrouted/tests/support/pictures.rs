@@ -14,18 +14,51 @@ use wgrouted::core::{
     time::Time,
 };
 
-/// How a link is watched, with babeld or without.
-pub fn link(babeld: Option<BabeldRule>, on_exit: OnExit) -> LinkReach {
+/// A link that is watched, and of which nobody is told.
+pub fn quiet_link() -> LinkReach {
     LinkReach {
         probe: ProbeKind::Icmp,
-        interval: Duration::from_millis(100),
+        interval: Duration::from_secs(1),
         lost: 3,
         answered: 2,
         hold_down: Duration::ZERO,
         announce: None,
         dormant: false,
-        babeld,
-        on_exit,
+        babeld: None,
+        on_exit: OnExit::Keep,
+    }
+}
+
+/// How a link is watched, with babeld or without.
+pub fn link(babeld: Option<BabeldRule>, on_exit: OnExit) -> LinkReach {
+    LinkReach { interval: Duration::from_millis(100), babeld, on_exit, ..quiet_link() }
+}
+
+/// A peer of which nothing is known, on a link that is not watched.
+pub fn unheard(interface: &str, ifindex: u32, name: &str, public_key: PublicKey) -> PeerStatus {
+    PeerStatus {
+        interface: interface.to_owned(),
+        ifindex: Some(ifindex),
+        dedicated: false,
+        peer: name.to_owned(),
+        public_key,
+        state: State::Unknown,
+        proof: Proof::None,
+        since: Time::ZERO,
+        heard: None,
+        falls: 0,
+        probed: Vec::new(),
+        probe: None,
+        endpoint: None,
+        roamed: 0,
+        handshake_age: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        rx_rate: 0.0,
+        tx_rate: 0.0,
+        pinned: Vec::new(),
+        rule: PeerReach::default(),
+        link_rule: None,
     }
 }
 
@@ -39,31 +72,16 @@ pub fn peer(
 ) -> PeerStatus {
     let rtt = rtt.map(Duration::from_millis);
     PeerStatus {
-        interface: interface.to_owned(),
-        ifindex: Some(1),
         dedicated: true,
-        peer: format!("peer-{interface}"),
-        public_key: PublicKey([1; 32]),
         state,
         proof: Proof::Probe,
-        since: Time::ZERO,
-        heard: None,
-        falls: 0,
-        probed: Vec::new(),
         probe: Some(ProbeStatus { rtt, ..ProbeStatus::default() }),
-        endpoint: None,
-        roamed: 0,
-        handshake_age: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        rx_rate: 0.0,
-        tx_rate: 0.0,
-        pinned: Vec::new(),
         rule: PeerReach {
             bird: bird.iter().map(|&name| name.to_owned()).collect(),
             ..PeerReach::default()
         },
         link_rule: Some(Arc::new(link)),
+        ..unheard(interface, 1, &format!("peer-{interface}"), PublicKey([1; 32]))
     }
 }
 

@@ -5,26 +5,17 @@ use std::{sync::Arc, time::Duration};
 use wgrouted::core::{
     peer::PublicKey,
     reach::{
-        rule::{AnnounceRule, LinkReach, PeerReach, ProbeKind},
-        status::{PeerStatus, ProbeStatus, Proof, Reachability, State},
+        rule::{AnnounceRule, LinkReach},
+        status::{PeerStatus, ProbeStatus, Reachability},
     },
-    rule::OnExit,
     time::Time,
 };
 
+use crate::pictures::{quiet_link, unheard};
+
 /// A watched link that announces its peers in a table, or does not.
 pub fn link_rule(announce: Option<AnnounceRule>) -> LinkReach {
-    LinkReach {
-        probe: ProbeKind::Icmp,
-        interval: Duration::from_secs(1),
-        lost: 3,
-        answered: 2,
-        hold_down: Duration::ZERO,
-        announce,
-        dormant: false,
-        babeld: None,
-        on_exit: OnExit::Keep,
-    }
+    LinkReach { announce, ..quiet_link() }
 }
 
 /// A peer with tunnel addresses, on the link with this number.
@@ -39,28 +30,9 @@ pub fn peer(
     let bytes = name.bytes().take(32);
     key.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     PeerStatus {
-        interface: interface.to_owned(),
-        ifindex: Some(ifindex),
-        dedicated: false,
-        peer: name.to_owned(),
-        public_key: PublicKey(key),
-        state: State::Unknown,
-        proof: Proof::None,
-        since: Time::ZERO,
-        heard: None,
-        falls: 0,
-        probed: Vec::new(),
-        probe: None,
-        endpoint: None,
-        roamed: 0,
-        handshake_age: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        rx_rate: 0.0,
-        tx_rate: 0.0,
         pinned: pinned.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-        rule: PeerReach::default(),
         link_rule: Some(Arc::new(rule)),
+        ..unheard(interface, ifindex, name, PublicKey(key))
     }
 }
 

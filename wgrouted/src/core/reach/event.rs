@@ -4,8 +4,6 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     roster::Roster,
     rule::{ProbeKind, ReachRule},
@@ -14,12 +12,11 @@ use super::{
 use crate::core::{peer::PublicKey, route::IfIndex, time::Time};
 
 /// A peer's number on an interface. Never reused while the daemon runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubjectId(pub u32);
 
 /// One probe: who is asked, by which address, for which time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProbeId {
     /// The peer.
     pub subject: SubjectId,
@@ -30,7 +27,7 @@ pub struct ProbeId {
 }
 
 /// Where a probe goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The link that it is bound to.
     pub ifindex: IfIndex,
@@ -41,8 +38,7 @@ pub struct Target {
 }
 
 /// Everything that can happen to reachability.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ReachEvent {
     /// The operator wants it like this; interfaces that are not named are not asked about any more.
     Configure {

@@ -5,13 +5,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 use super::rule::{LinkReach, PeerReach};
 use crate::core::{device::DevicePeer, peer::PublicKey, prefix::Prefix, route::IfIndex};
 
 /// One interface's link and peers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
     /// The interface's name.
     pub interface: String,
@@ -32,7 +30,7 @@ pub struct Roster {
 }
 
 /// A peer on a device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RosterPeer {
     /// Its key.
     pub public_key: PublicKey,
@@ -47,7 +45,7 @@ pub struct RosterPeer {
 }
 
 /// What a device says of a peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Where its last authenticated packet came from.
     pub endpoint: Option<SocketAddr>,

@@ -52,7 +52,7 @@ pub enum Proof {
 }
 
 /// What probes of a peer say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProbeStatus {
     /// Sent so far.
     pub sent: u64,
@@ -71,7 +71,7 @@ pub struct ProbeStatus {
 }
 
 /// One peer's reachability.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PeerStatus {
     /// The interface.
     pub interface: String,
@@ -114,10 +114,8 @@ pub struct PeerStatus {
     /// Its own tunnel addresses.
     pub pinned: Vec<Prefix>,
     /// What is configured for it: for sinks.
-    #[serde(skip)]
     pub rule: PeerRule,
     /// What is configured for its link: for sinks.
-    #[serde(skip)]
     pub link_rule: Option<Arc<LinkReach>>,
 }
 
@@ -129,7 +127,7 @@ impl PeerStatus {
 }
 
 /// All peers at one moment, by interface and name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reachability {
     /// The moment.
     pub now: Time,
@@ -142,8 +140,7 @@ pub struct Reachability {
 }
 
 /// Something that became different.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "event")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A peer's state.
     State {

@@ -11,6 +11,7 @@ pub mod device;
 pub mod election;
 pub mod engine;
 pub mod event;
+pub mod exits;
 pub mod filter;
 pub mod interface;
 pub mod links;

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::core::{
     event::Scope,
+    exits::iprule::IpRule,
     prefix::{Family, Prefix},
     route::{Hop, IfIndex, Link, Nexthop, Route, RouteKind},
 };
@@ -84,6 +85,19 @@ impl Dumper {
             }
             dump => dump,
         }
+    }
+
+    /// The policy rules of a family, in the order in which the kernel tries them.
+    pub fn iprules(&mut self, family: Family) -> Result<Vec<IpRule>, Error> {
+        // struct fib_rule_hdr
+        let mut header = [0; 12];
+        header[0] = family_byte(family);
+        let all = self.settled(
+            "dump rules",
+            || Request::new("dump rules", wire::RTM_GETRULE, libc::NLM_F_DUMP, &header),
+            decode::iprule,
+        )?;
+        Ok(all.into_iter().filter(|rule| rule.family == family).collect())
     }
 
     /// The routes in scope, handed over in chunks of some hundred; `Break` from the sink ends the

@@ -4,6 +4,7 @@
 //! or loop, and a route costs no allocation unless it has several hops. It is written by hand for
 //! that reason alone: a full table is a million of these messages.
 
+mod iprule;
 mod link;
 mod nexthop;
 mod route;
@@ -13,6 +14,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use self::{
+    iprule::iprule,
     link::link,
     nexthop::nexthop,
     route::{route, route_or_clone},

@@ -32,8 +32,8 @@ impl<'t> Report<'t> {
         Report { text, errors: RefCell::default() }
     }
 
-    pub(super) fn add(&self, at: usize, key: impl Into<String>, problem: Problem) {
-        self.errors.borrow_mut().push((at, key.into(), problem));
+    pub(super) fn add(&self, at: usize, key: impl Into<String>, problem: impl Into<Problem>) {
+        self.errors.borrow_mut().push((at, key.into(), problem.into()));
     }
 
     /// The line of an offset, for an error that refers to another place.

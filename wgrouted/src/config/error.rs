@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::{filter::RuleError, names::NameKind};
+use super::{exits::ExitProblem, filter::RuleError, names::NameKind};
 use crate::core::{
     links::{
         address::ParseAddressError,
@@ -135,6 +135,9 @@ pub enum Problem {
          wgrouted run --interface wg0"
     )]
     Read(io::Error),
+    /// What is said about exits and flows.
+    #[error(transparent)]
+    Exit(#[from] ExitProblem),
     /// The file is not text.
     #[error("not UTF-8: save the file as UTF-8 text")]
     Encoding,

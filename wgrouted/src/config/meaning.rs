@@ -9,6 +9,7 @@ use super::{
     Config, Daemon, api, defaults,
     document::{At, Report},
     error::Problem,
+    exits,
     filter::{self, meaning::Policies},
     links,
     raw::{RawConfig, RawDaemon, RawInterface, RawMatch, RawPeer},
@@ -66,7 +67,8 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
     let api = api::meaning(raw.api, report);
     let tunnels = links::meaning::tunnels(raw.tunnels, &interfaces, &links, report);
     links.extend(tunnels);
-    Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces, links }
+    let flows = exits::meaning::flows(raw.flows, raw.exits, raw.flow, &interfaces, &links, report);
+    Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces, links, flows }
 }
 
 fn daemon(raw: RawDaemon) -> Daemon {

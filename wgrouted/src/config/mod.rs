@@ -14,6 +14,7 @@ mod value;
 
 pub mod api;
 pub mod defaults;
+pub mod exits;
 pub mod filter;
 pub mod links;
 pub mod reach;
@@ -34,6 +35,7 @@ pub use self::{
     value::{interface_name, log_filter},
 };
 use crate::core::{
+    exits::rule::FlowsRule,
     filter::rule::FilterRule,
     links::rule::LinkRule,
     reach::rule::ReachRule,
@@ -55,6 +57,8 @@ pub struct Config {
     pub interfaces: Vec<InterfaceRule>,
     /// The links that we make: devices before the tunnels inside them.
     pub links: Vec<LinkRule>,
+    /// Exits and the flows that leave by them.
+    pub flows: FlowsRule,
 }
 
 /// What concerns the daemon as a whole.
@@ -168,6 +172,7 @@ impl Config {
             api: Api::default(),
             interfaces,
             links: Vec::new(),
+            flows: exits::rule_defaults(),
         }
     }
 
@@ -187,6 +192,8 @@ impl Config {
         Summary {
             interfaces: self.interfaces.len(),
             peers: self.interfaces.iter().map(|interface| interface.peers.len()).sum(),
+            exits: self.flows.exits.len(),
+            flows: self.flows.flows.len(),
         }
     }
 }
@@ -198,13 +205,26 @@ pub struct Summary {
     pub interfaces: usize,
     /// Peers of all interfaces that the configuration names.
     pub peers: usize,
+    /// Exits.
+    pub exits: usize,
+    /// Flows.
+    pub flows: usize,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |n| if n == 1 { "" } else { "s" };
-        let Summary { interfaces, peers } = *self;
-        write!(f, "ok: {interfaces} interface{}, {peers} peer{}", plural(interfaces), plural(peers))
+        let Summary { interfaces, peers, exits, flows } = *self;
+        write!(
+            f,
+            "ok: {interfaces} interface{}, {peers} peer{}",
+            plural(interfaces),
+            plural(peers)
+        )?;
+        if exits > 0 || flows > 0 {
+            write!(f, ", {exits} exit{}, {flows} flow{}", plural(exits), plural(flows))?;
+        }
+        Ok(())
     }
 }
 

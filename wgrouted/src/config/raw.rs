@@ -9,6 +9,7 @@ use super::{
     api::RawApi,
     defaults,
     document::{At, Section},
+    exits::raw::{RawExit, RawFlow, RawFlows},
     filter::raw::{RawFilter, RawLinkFilter},
     links::raw::{RawLink, RawPeerLink, RawTunnel},
     names::Names,
@@ -34,6 +35,9 @@ pub(super) struct RawConfig {
     /// `None` if it is not a list of tables.
     pub(super) interfaces: Option<Vec<RawInterface>>,
     pub(super) tunnels: Vec<RawTunnel>,
+    pub(super) flows: RawFlows,
+    pub(super) exits: Vec<RawExit>,
+    pub(super) flow: Vec<RawFlow>,
 }
 
 /// `[daemon]`.
@@ -107,9 +111,17 @@ impl RawConfig {
         );
         let tunnels =
             document.sections("tunnel", "a table in double brackets, [[tunnel]],", RawTunnel::read);
+        let flows = RawFlows::read(document.section("flows"));
+        let exits = document.sections("exit", "a table in double brackets, [[exit]],", |section| {
+            RawExit::read(section, names)
+        });
+        let flow = document.sections("flow", "a table in double brackets, [[flow]],", |section| {
+            RawFlow::read(section, names)
+        });
         document.finish();
-        let tunnels = tunnels.unwrap_or_default();
-        RawConfig { daemon, filter, reach, api, interfaces, tunnels }
+        let (tunnels, exits) = (tunnels.unwrap_or_default(), exits.unwrap_or_default());
+        let flow = flow.unwrap_or_default();
+        RawConfig { daemon, filter, reach, api, interfaces, tunnels, flows, exits, flow }
     }
 }
 

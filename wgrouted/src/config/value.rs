@@ -31,7 +31,7 @@ const TABLE_LOCAL: TableId = 255;
 /// The kernel interprets protocols up to `RTPROT_STATIC` (include/uapi/linux/rtnetlink.h).
 const RTPROT_STATIC: u8 = 4;
 
-fn text<'v>(value: &'v DeValue<'_>, expected: &'static str) -> Result<&'v str, Problem> {
+pub(super) fn text<'v>(value: &'v DeValue<'_>, expected: &'static str) -> Result<&'v str, Problem> {
     value.as_str().ok_or_else(|| Problem::Type { expected, found: type_name(value) })
 }
 
@@ -312,6 +312,16 @@ pub(super) fn policy_name(value: &DeValue<'_>) -> Result<String, Problem> {
 /// The name of a group of peers.
 pub(super) fn group_name(value: &DeValue<'_>) -> Result<String, Problem> {
     name(value, "a group", "a group's name")
+}
+
+/// An exit's name.
+pub(super) fn exit_name(value: &DeValue<'_>) -> Result<String, Problem> {
+    name(value, "an exit", "an exit's name")
+}
+
+/// A flow's name.
+pub(super) fn flow_name(value: &DeValue<'_>) -> Result<String, Problem> {
+    name(value, "a flow", "a flow's name")
 }
 
 /// What can be a column of output and a value of a log field.

@@ -46,7 +46,7 @@ impl KernelRoutes {
             for family in Family::ALL {
                 // struct rtmsg
                 let mut header = [0; 12];
-                (header[0], header[5]) = (family_byte(family), *protocol);
+                (header[0], header[5]) = (wire::family_byte(family), *protocol);
                 let request =
                     Request::new("dump our routes", wire::RTM_GETROUTE, libc::NLM_F_DUMP, &header);
                 self.client.exchange(request, &mut |part| {
@@ -107,7 +107,7 @@ fn request(
     let table = u8::try_from(place.table).unwrap_or(RT_TABLE_COMPAT);
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
     let mut header = [0; 12];
-    header[0] = family_byte(place.prefix.family());
+    header[0] = wire::family_byte(place.prefix.family());
     header[1] = place.prefix.prefix_len();
     header[4..8].copy_from_slice(&[table, *protocol, scope, RTN_UNICAST]);
     header[8..].copy_from_slice(&u32::from(onlink).to_ne_bytes());
@@ -115,35 +115,22 @@ fn request(
         .attribute(wire::RTA_TABLE, &place.table.to_ne_bytes())
         .attribute(wire::RTA_PRIORITY, &place.metric.to_ne_bytes())
         .attribute(wire::RTA_OIF, &oif.to_ne_bytes());
-    let request = address(request, wire::RTA_DST, place.prefix.addr());
+    let request = request.address(wire::RTA_DST, place.prefix.addr());
     match gateway {
         None => request,
         Some(gateway) if Prefix::host(*gateway).family() == place.prefix.family() => {
-            address(request, wire::RTA_GATEWAY, *gateway)
+            request.address(wire::RTA_GATEWAY, *gateway)
         }
         Some(gateway) => {
             // struct rtvia
-            let mut via =
-                u16::from(family_byte(Prefix::host(*gateway).family())).to_ne_bytes().to_vec();
+            let mut via = u16::from(wire::family_byte(Prefix::host(*gateway).family()))
+                .to_ne_bytes()
+                .to_vec();
             match gateway {
                 IpAddr::V4(gateway) => via.extend_from_slice(&gateway.octets()),
                 IpAddr::V6(gateway) => via.extend_from_slice(&gateway.octets()),
             }
             request.attribute(wire::RTA_VIA, &via)
         }
-    }
-}
-
-fn address(request: Request, kind: u16, address: IpAddr) -> Request {
-    match address {
-        IpAddr::V4(address) => request.attribute(kind, &address.octets()),
-        IpAddr::V6(address) => request.attribute(kind, &address.octets()),
-    }
-}
-
-const fn family_byte(family: Family) -> u8 {
-    match family {
-        Family::V4 => wire::AF_INET,
-        Family::V6 => wire::AF_INET6,
     }
 }

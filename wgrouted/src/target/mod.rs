@@ -2,6 +2,7 @@
 
 pub mod fake;
 pub mod filter;
+pub mod kexits;
 pub mod klink;
 pub mod kroute;
 pub mod links;

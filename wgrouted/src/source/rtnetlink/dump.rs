@@ -7,7 +7,7 @@ use std::{io, mem, net::IpAddr, ops::ControlFlow};
 
 use super::{
     Error,
-    decode::{self, DecodeError},
+    decode::{self, DecodeError, OwnedNexthop},
     request::{Client, Ended, Part, Request},
     wire::{self, Message},
 };
@@ -87,11 +87,23 @@ impl Dumper {
         }
     }
 
+    /// All nexthop objects, with their owners.
+    pub(crate) fn owned_nexthops(&mut self) -> Result<Vec<OwnedNexthop>, Error> {
+        self.settled(
+            "dump nexthops",
+            || {
+                // struct nhmsg
+                Request::new("dump nexthops", wire::RTM_GETNEXTHOP, libc::NLM_F_DUMP, &[0; 8])
+            },
+            decode::owned_nexthop,
+        )
+    }
+
     /// The policy rules of a family, in the order in which the kernel tries them.
     pub fn iprules(&mut self, family: Family) -> Result<Vec<IpRule>, Error> {
         // struct fib_rule_hdr
         let mut header = [0; 12];
-        header[0] = family_byte(family);
+        header[0] = wire::family_byte(family);
         let all = self.settled(
             "dump rules",
             || Request::new("dump rules", wire::RTM_GETRULE, libc::NLM_F_DUMP, &header),
@@ -112,7 +124,7 @@ impl Dumper {
     ) -> Result<ControlFlow<()>, Error> {
         // struct rtmsg
         let mut header = [0; 12];
-        header[0] = family_byte(scope.family);
+        header[0] = wire::family_byte(scope.family);
         let mut request =
             Request::new("dump routes", wire::RTM_GETROUTE, libc::NLM_F_DUMP, &header);
         if let Some(table) = scope.table {
@@ -168,7 +180,7 @@ impl Dumper {
         let host = Prefix::host(dst);
         // struct rtmsg
         let mut header = [0; 12];
-        header[0] = family_byte(host.family());
+        header[0] = wire::family_byte(host.family());
         header[1] = host.prefix_len();
         // IPv4 names the main table unless told to name the right one; IPv6 always does, and
         // refuses the flag.
@@ -178,10 +190,7 @@ impl Dumper {
         };
         header[8..].copy_from_slice(&flags.to_ne_bytes());
         let mut request = Request::new("look up a route", wire::RTM_GETROUTE, 0, &header);
-        request = match dst {
-            IpAddr::V4(dst) => request.attribute(wire::RTA_DST, &dst.octets()),
-            IpAddr::V6(dst) => request.attribute(wire::RTA_DST, &dst.octets()),
-        };
+        request = request.address(wire::RTA_DST, dst);
         if let Some(oif) = oif {
             request = request.attribute(wire::RTA_OIF, &oif.to_ne_bytes());
         }
@@ -257,13 +266,6 @@ fn in_scope(scope: &Scope, route: &Route) -> bool {
     route.prefix.family() == scope.family
         && scope.table.is_none_or(|table| table == path.table)
         && scope.oif.is_none_or(hop_matches)
-}
-
-const fn family_byte(family: Family) -> u8 {
-    match family {
-        Family::V4 => wire::AF_INET,
-        Family::V6 => wire::AF_INET6,
-    }
 }
 
 /// The error numbers that are answers to a lookup (`fib_props`, net/ipv4/fib_semantics.c;

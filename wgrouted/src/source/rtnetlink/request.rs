@@ -4,7 +4,7 @@
 //! multipart answers, errors with the kernel's explanation. What the answers mean is the
 //! caller's business.
 
-use std::{io, ops::ControlFlow};
+use std::{io, net::IpAddr, ops::ControlFlow};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -38,15 +38,23 @@ impl Request {
         Request { what, bytes }
     }
 
-    /// Appends an attribute of at most 18 bytes, the size of the largest that we ever send: an IPv6
-    /// address with its family.
+    /// Appends an attribute, of a few thousand bytes at most: the largest that we ever send is a group
+    /// of nexthop objects.
     pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
-        debug_assert!(value.len() <= 18);
+        debug_assert!(value.len() <= 8192);
         self.bytes.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
         self.bytes.resize(align(self.bytes.len()), 0);
         self
+    }
+
+    /// Appends an address.
+    pub(crate) fn address(self, kind: u16, address: IpAddr) -> Request {
+        match address {
+            IpAddr::V4(address) => self.attribute(kind, &address.octets()),
+            IpAddr::V6(address) => self.attribute(kind, &address.octets()),
+        }
     }
 
     fn finish(&mut self, sequence: u32) -> &[u8] {

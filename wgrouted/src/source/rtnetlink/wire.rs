@@ -5,6 +5,7 @@
 //! items, never panic, and never hand out a slice beyond what a length field covers.
 
 use super::decode::DecodeError;
+use crate::core::prefix::Family;
 
 // include/uapi/linux/netlink.h
 const NLMSG_HEADER: usize = 16;
@@ -44,11 +45,21 @@ pub(crate) const RTA_SRC: u16 = 2;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
 pub(crate) const RTA_PRIORITY: u16 = 6;
+pub(crate) const RTA_PREFSRC: u16 = 7;
 pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_FLOW: u16 = 11;
 pub(crate) const RTA_TABLE: u16 = 15;
 pub(crate) const RTA_VIA: u16 = 18;
 pub(crate) const RTA_NH_ID: u16 = 30;
+
+// include/uapi/linux/nexthop.h
+pub(crate) const NHA_ID: u16 = 1;
+pub(crate) const NHA_GROUP: u16 = 2;
+pub(crate) const NHA_GROUP_TYPE: u16 = 3;
+pub(crate) const NHA_OIF: u16 = 5;
+pub(crate) const NHA_RES_GROUP: u16 = 12;
+pub(crate) const NHA_RES_GROUP_BUCKETS: u16 = 1;
+pub(crate) const NEXTHOP_GRP_TYPE_RES: u16 = 1;
 
 // include/uapi/linux/fib_rules.h
 pub(crate) const FIB_RULE_INVERT: u32 = 2;
@@ -86,6 +97,14 @@ pub(crate) const FR_ACT_PROHIBIT: u8 = 8;
 pub(crate) const AF_INET: u8 = libc::AF_INET as u8;
 /// `AF_INET6` as the `u8` of a message header.
 pub(crate) const AF_INET6: u8 = libc::AF_INET6 as u8;
+
+/// A family as the `u8` of a message header.
+pub(crate) const fn family_byte(family: Family) -> u8 {
+    match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    }
+}
 
 /// One netlink message: the header's fields that matter, and what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! or loop, and a route costs no allocation unless it has several hops. It is written by hand for
 //! that reason alone: a full table is a million of these messages.
 
+mod exits;
 mod iprule;
 mod link;
 mod nexthop;
@@ -14,6 +15,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use self::{
+    exits::{OwnedNexthop, owned_nexthop, preferred_source},
     iprule::iprule,
     link::link,
     nexthop::nexthop,

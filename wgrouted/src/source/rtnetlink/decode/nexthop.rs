@@ -5,13 +5,10 @@
 use super::{DecodeError, Message, Reader, family, split};
 use crate::{
     core::route::{Nexthop, NexthopId, NexthopKind},
-    source::rtnetlink::wire::u32_at,
+    source::rtnetlink::wire::{NHA_GROUP, NHA_ID, NHA_OIF, u32_at},
 };
 
-const NHA_ID: u16 = 1;
-const NHA_GROUP: u16 = 2;
 const NHA_BLACKHOLE: u16 = 4;
-const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
 const NHA_FDB: u16 = 11;
 const NHA_OP_FLAGS: u16 = 14;

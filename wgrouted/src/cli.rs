@@ -98,6 +98,11 @@ pub enum Command {
     /// Keys: q ends it, s sorts by something else. Prints once where it cannot be interactive.
     #[command(after_long_help = "Example:\n  wgrouted top --sort rtt")]
     Top(Top),
+    /// Show exits with their links, and flows with their rules in the kernel
+    ///
+    /// Links in use stand in brackets. What is not as configured is told, with the reason.
+    #[command(after_long_help = "Example:\n  wgrouted exits")]
+    Exits(Exits),
     /// Explain which peer gets an address, and why
     ///
     /// Names the route, the rule that led to the peer, the alternatives that lost, and what
@@ -297,6 +302,14 @@ pub struct Only {
     #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
     pub interface: Option<String>,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `exits`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Exits {
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }

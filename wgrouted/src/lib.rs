@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod exits;
 pub mod filter;
 pub mod live;
 pub mod oneshot;

@@ -23,7 +23,7 @@ use wgrouted::{
         route::Link,
     },
     daemon::{self, Options, RunError, recording},
-    filter, live, oneshot,
+    exits, filter, live, oneshot,
     reach::list,
     serve::{
         client::{Client, ClientError},
@@ -105,6 +105,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let (client, interface) = (client(&global), args.interface.as_deref());
             Ok(runtime.block_on(live::top(&client, interface, args.sort, args.once))?)
         }
+        Command::Exits(args) => show_exits(&global, &args),
         Command::Explain(args) => explain(&global, &args),
         Command::Resync => ask(client(&global).post("/v1/resync")).map(drop),
         Command::Replay(cli::Replay { file }) => {
@@ -164,6 +165,18 @@ fn filter_check(args: &Check) -> Result<(), Failure> {
         writeln!(out)?;
     } else {
         filter::check::print(&mut out, &report)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn show_exits(global: &Global, args: &cli::Exits) -> Result<(), Failure> {
+    let answer = ask(client(global).get("/v1/exits"))?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        out.write_all(&answer)?;
+        writeln!(out)?;
+    } else {
+        exits::view::print(&mut out, &serde_json::from_slice(&answer)?)?;
     }
     Ok(out.flush()?)
 }

@@ -1,4 +1,4 @@
-//! One daemon an interface, and one that filters in a network namespace.
+//! One daemon an interface, and one that filters or has flows in a network namespace.
 //!
 //! Here lives [`Lock`]. It is an abstract Unix socket: such names belong to a
 //! network namespace, as interfaces do, and the kernel frees them when their process ends, so
@@ -13,15 +13,16 @@ use std::{
     },
 };
 
-/// As long as it lives, no other daemon follows the interface, or filters.
+/// As long as it lives, no other daemon follows the interface, or filters, or has flows.
 #[derive(Debug)]
 pub struct Lock {
     name: String,
     _listener: UnixListener,
 }
 
-/// The filter's name among the locks. No interface has a slash in its name.
+/// The filter's and flows' names among the locks. No interface has a slash in its name.
 const FILTER: &str = "/filter";
+const FLOWS: &str = "/flows";
 
 /// Why an interface could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,12 @@ pub enum LockError {
          interfaces into one configuration", .0.map_or("unknown".to_owned(), |pid| pid.to_string())
     )]
     FilterHeld(Option<i32>),
+    /// Another daemon has flows.
+    #[error(
+        "another wgrouted (process {}) has flows in this network namespace: put all flows into one \
+         configuration", .0.map_or("unknown".to_owned(), |pid| pid.to_string())
+    )]
+    FlowsHeld(Option<i32>),
     /// The system refused.
     #[error("cannot lock {name}: {source}")]
     System {
@@ -65,6 +72,11 @@ impl Lock {
         Lock::acquire(FILTER)?.map_err(LockError::FilterHeld)
     }
 
+    /// Locks flows and exits of the calling process's network namespace.
+    pub fn flows() -> Result<Self, LockError> {
+        Lock::acquire(FLOWS)?.map_err(LockError::FlowsHeld)
+    }
+
     /// The lock, or the process that has it.
     fn acquire(name: &str) -> Result<Result<Self, Option<i32>>, LockError> {
         let system = |source| LockError::System { name: name.to_owned(), source };
@@ -83,7 +95,17 @@ impl Lock {
         self.name == FILTER
     }
 
-    /// The interface that is locked, or what stands for the filter.
+    /// Whether it is for flows.
+    pub fn is_flows(&self) -> bool {
+        self.name == FLOWS
+    }
+
+    /// Whether it is for an interface.
+    pub fn is_interface(&self) -> bool {
+        !self.is_filter() && !self.is_flows()
+    }
+
+    /// The interface that is locked, or what stands for the filter or for flows.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,4 +1,5 @@
-//! What survives a restart: the pinned prefixes that were learned, and the links that were made.
+//! What survives a restart: the pinned prefixes that were learned, the links that were made, and which
+//! numbers of the kernel's exits have used.
 //!
 //! AllowedIPs carry no origin. A daemon that restarts finds on the device what is the peers' own
 //! together with what it synced itself; only this file tells the two apart. Nor do peers say who
@@ -13,13 +14,16 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::core::{links::state::Known, peers::RememberedPins, route::IfIndex};
+use crate::core::{
+    exits::object::Owned, links::state::Known, peers::RememberedPins, route::IfIndex,
+};
 
 /// Reads and writes remembered pins in one directory.
 #[derive(Clone, Debug)]
 pub struct Memory {
     directory: PathBuf,
     links: PathBuf,
+    exits: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,7 +43,11 @@ pub struct MemoryError {
 impl Memory {
     /// Remembers in this directory.
     pub fn new(runtime_dir: &Path) -> Self {
-        Memory { directory: runtime_dir.join("pinned"), links: runtime_dir.join("links.json") }
+        Memory {
+            directory: runtime_dir.join("pinned"),
+            links: runtime_dir.join("links.json"),
+            exits: runtime_dir.join("exits.json"),
+        }
     }
 
     fn path(&self, interface: &str) -> PathBuf {
@@ -70,6 +78,16 @@ impl Memory {
     /// Remembers links, in one step.
     pub fn remember_links(&self, known: &Known) -> Result<(), MemoryError> {
         write(&self.links, known)
+    }
+
+    /// Which numbers exits have used.
+    pub fn recall_exits(&self) -> Result<Owned, MemoryError> {
+        Ok(read(&self.exits)?.unwrap_or_default())
+    }
+
+    /// Remembers these numbers, in one step.
+    pub fn remember_exits(&self, owned: &Owned) -> Result<(), MemoryError> {
+        write(&self.exits, owned)
     }
 }
 

@@ -47,6 +47,7 @@ use crate::{
         route::{Link, LinkKind},
         time::Time,
     },
+    exits::{Exits, ExitsError},
     reach::Reach,
     serve::{
         Desk, Question, SOCKET, http,
@@ -116,6 +117,9 @@ pub enum RunError {
     /// Links cannot be read.
     #[error(transparent)]
     Links(#[from] LinkError),
+    /// Flows cannot be put in force.
+    #[error(transparent)]
+    Exits(#[from] ExitsError),
     /// The control socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] http::SocketError),
@@ -179,6 +183,7 @@ struct Daemon {
     source: Source,
     locks: Vec<Lock>,
     links: Links,
+    exits: Exits,
     workers: Workers,
     events: mpsc::Receiver<Event>,
     questions: mpsc::Receiver<Question>,
@@ -203,6 +208,8 @@ impl Daemon {
         privilege::keep_only_what_is_needed(config.filter_rule().is_some())?;
         let audit = config.audit();
         let links = Links::start(runtime_dir, config.links.clone(), audit)?;
+        // Behind the links, which exits lead to, and before anybody is told that we are ready.
+        let (exits, begun) = Exits::start(runtime_dir, config.flows.clone())?;
         let monitor = Monitor::open(config.daemon.receive_buffer)?;
         if monitor.receive_buffer() < config.daemon.receive_buffer {
             warn!(
@@ -235,10 +242,13 @@ impl Daemon {
             &event_sender,
         )?;
         let started = Instant::now();
-        let reach = Reach::start(config.reach.clone(), config.filter.directory.clone(), started)
+        let filter = config.filter.directory.clone();
+        let status = begun.status();
+        let reach = Reach::start(config.reach.clone(), filter, begun, started)
             .map_err(system("cannot start a thread"))?;
         let directory = config.filter.directory.clone();
-        let desk = Desk::new(question_sender, event_sender, directory, reach.feed().clone());
+        let desk =
+            Desk::new(question_sender, event_sender, directory, reach.feed().clone(), status);
         let mut tcp = Tcp::new(desk.clone());
         tcp.configure(&config.api)?;
         tokio::spawn(async move {
@@ -259,6 +269,7 @@ impl Daemon {
             source: options.source.clone(),
             locks,
             links,
+            exits,
             workers,
             events,
             questions,
@@ -370,6 +381,9 @@ impl Daemon {
                 return;
             }
         };
+        if let Err(error) = self.exits.check(&config.flows) {
+            return error!(%error, "the configuration was not loaded; going on with the old one");
+        }
         let held = self.locks.len();
         if let Err(error) = lock_all(&mut self.locks, &config) {
             return error!(%error, "the configuration was not loaded; going on with the old one");
@@ -379,11 +393,12 @@ impl Daemon {
             return error!(%error, "the configuration was not loaded; going on with the old one");
         }
         let configured = |name: &str| config.interfaces.iter().any(|rule| rule.name == name);
-        // The filter's stays: an engine that filters no more may still be removing what was there.
-        self.locks.retain(|lock| lock.is_filter() || configured(lock.name()));
+        // The others stay: what is configured no more may still be being removed.
+        self.locks.retain(|lock| !lock.is_interface() || configured(lock.name()));
         info!(interfaces = config.interfaces.len(), "configuration loaded again");
         self.rosters.configure(&config);
         self.links.configure(config.links.clone(), config.audit());
+        self.exits.configure(config.flows.clone());
         // The rules first: interfaces name policies.
         self.handle(Event::Filter(FilterEvent::Configure(config.filter_rule())));
         self.handle(Event::Reconfigure(config.interfaces));
@@ -400,6 +415,9 @@ fn lock_all(locks: &mut Vec<Lock>, config: &Config) -> Result<(), LockError> {
     }
     if config.filter_rule().is_some() && !locks.iter().any(Lock::is_filter) {
         fresh.push(Lock::filter()?);
+    }
+    if !config.flows.is_empty() && !locks.iter().any(Lock::is_flows) {
+        fresh.push(Lock::flows()?);
     }
     locks.append(&mut fresh);
     Ok(())

@@ -116,7 +116,7 @@ fn or_dash(value: Option<impl ToString>) -> String {
 }
 
 /// A span in its largest unit.
-pub(super) fn age(seconds: f64) -> String {
+pub(crate) fn age(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.0}s"),
         s if s < 7200.0 => format!("{:.0}min", s / 60.0),

@@ -39,14 +39,17 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use self::{board::Board, prober::Prober};
-use crate::core::{
-    reach::{
-        event::{ReachEvent, ReachOutput},
-        machine::Machine,
-        rule::ReachRule,
-        status::{Change, Reachability, State},
+use crate::{
+    core::{
+        reach::{
+            event::{ReachEvent, ReachOutput},
+            machine::Machine,
+            rule::ReachRule,
+            status::{Change, Reachability, State},
+        },
+        time::Time,
     },
-    time::Time,
+    exits::{self, Begun},
 };
 
 /// Figures are published this often when nothing else changes.
@@ -103,7 +106,13 @@ pub struct Reach {
 impl Reach {
     /// Starts it. `started` is the daemon's clock.
     /// `filter` is where the packet filter's maps are pinned.
-    pub fn start(rule: ReachRule, filter: PathBuf, started: Instant) -> io::Result<Reach> {
+    /// `exits` are looked after here too, since reachability decides about them.
+    pub fn start(
+        rule: ReachRule,
+        filter: PathBuf,
+        exits: Begun,
+        started: Instant,
+    ) -> io::Result<Reach> {
         let (events, incoming) = mpsc::unbounded_channel();
         let (publish, picture) = watch::channel(Arc::new(Reachability::default()));
         let (configure, rule) = watch::channel(Arc::new(rule));
@@ -114,7 +123,7 @@ impl Reach {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let done = thread::Builder::new().name("reach".to_owned()).spawn({
             let feed = feed.clone();
-            move || runtime.block_on(serve(incoming, feed, publish, configure, filter))
+            move || runtime.block_on(serve(incoming, feed, publish, configure, filter, exits))
         })?;
         Ok(Reach { feed, stop, done: Some(done) })
     }
@@ -141,6 +150,7 @@ async fn serve(
     publish: watch::Sender<Arc<Reachability>>,
     configure: watch::Sender<Arc<ReachRule>>,
     filter: PathBuf,
+    exits: Begun,
 ) {
     let mut stopping = feed.stopping.clone();
     let mut machine = Machine::new((**feed.rule.borrow()).clone());
@@ -152,6 +162,7 @@ async fn serve(
     sinks.spawn(babeld::run(feed.clone()));
     sinks.spawn(routes::run(feed.clone()));
     sinks.spawn(dormant::run(feed.clone()));
+    sinks.spawn(exits::run(feed.clone(), exits));
     let mut published = Time::ZERO;
     let mut changes = Vec::new();
     loop {

@@ -74,6 +74,7 @@ fn resources() -> Vec<(&'static str, Method, MethodRouter<Desk>)> {
     vec![
         get("/metrics", routing::get(metrics::metrics)),
         get("/v1/events", routing::get(reach::events)),
+        get("/v1/exits", routing::get(exits)),
         get("/v1/explain", routing::get(explain)),
         get("/v1/filter", routing::get(filter::show)),
         get("/v1/filter/samples", routing::get(filter::samples)),
@@ -106,6 +107,11 @@ pub fn router(desk: Desk) -> Router {
 /// Serves until the daemon ends.
 pub async fn serve(listener: UnixListener, desk: Desk) -> io::Result<()> {
     axum::serve(listener, router(desk)).await
+}
+
+/// `GET /v1/exits`.
+async fn exits(State(desk): State<Desk>) -> Response {
+    Json(&*desk.exits()).into_response()
 }
 
 /// `GET /v1/openapi.json`.

@@ -14,14 +14,14 @@ pub mod tcp;
 mod text;
 pub mod token;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::filter::Samples;
 
 use crate::{
-    core::{engine::Engine, event::Event},
+    core::{engine::Engine, event::Event, exits::status::ExitsStatus},
     reach::Feed,
 };
 
@@ -38,6 +38,7 @@ pub struct Desk {
     events: mpsc::Sender<Event>,
     samples: Samples,
     feed: Feed,
+    exits: watch::Receiver<Arc<ExitsStatus>>,
 }
 
 /// The daemon is stopping.
@@ -47,14 +48,20 @@ pub struct Stopping;
 
 impl Desk {
     /// A desk whose questions arrive at `questions`, and whose orders are `events`. Below `filter`
-    /// are the pins of the packet filter; `feed` is reachability's.
+    /// are the pins of the packet filter; `feed` is reachability's, `exits` how exits and flows are.
     pub fn new(
         questions: mpsc::Sender<Question>,
         events: mpsc::Sender<Event>,
         filter: PathBuf,
         feed: Feed,
+        exits: watch::Receiver<Arc<ExitsStatus>>,
     ) -> Self {
-        Desk { questions, events, samples: Samples::new(filter), feed }
+        Desk { questions, events, samples: Samples::new(filter), feed, exits }
+    }
+
+    /// How exits and flows are.
+    pub(crate) fn exits(&self) -> Arc<ExitsStatus> {
+        self.exits.borrow().clone()
     }
 
     /// Samples of what the packet filter drops.

@@ -56,6 +56,7 @@ fn schema(name: &str) -> Value {
 
 /// A question for each resource, and whether its answer must hold something.
 const QUESTIONS: &[(&str, &str)] = &[
+    ("/v1/exits", ""),
     ("/v1/explain", "address=10.1.2.3"),
     ("/v1/explain", "address=10.9.2.3&interface=wg0"),
     ("/v1/explain", "address=192.0.2.3&interface=wg1"),

@@ -20,9 +20,16 @@ use wgrouted::{
         device::{Device, DevicePeer},
         engine::Engine,
         event::{Event, Output, Request, Scope, SyncPart},
+        exits::{
+            choice::Health,
+            status::{
+                ExitLinkStatus, ExitState, ExitStatus, ExitsStatus, FlowRuleStatus, FlowStatus,
+                Objects,
+            },
+        },
         filter::table::{FilterEvent, FilterRequest, HookKind, LinkState},
         peer::{PeerIdx, PublicKey},
-        prefix::Prefix,
+        prefix::{Family, Prefix},
         reach::{
             rule::ReachRule,
             status::{Change, PeerStatus, ProbeStatus, Proof, Reachability, State},
@@ -314,6 +321,41 @@ pub fn no_hooks() -> ReachRule {
     Config::for_interfaces(&["wg0"]).reach
 }
 
+/// Exits of which every field is filled.
+pub fn exits() -> ExitsStatus {
+    let link = |link: &str, health, used| ExitLinkStatus {
+        link: link.to_owned(),
+        peer: Some("exit".to_owned()),
+        health,
+        used,
+        weight: 1,
+    };
+    ExitsStatus {
+        in_force: false,
+        exits: vec![ExitStatus {
+            name: "berlin".to_owned(),
+            table: Some(119_001),
+            state: ExitState::Up,
+            feed: false,
+            links: vec![link("wg-b", Health::Bad, false), link("wg-c", Health::Good, true)],
+            changes: 2,
+            age_seconds: 3.5,
+        }],
+        flows: vec![FlowStatus {
+            name: "mail".to_owned(),
+            exit: "berlin".to_owned(),
+            rules: vec![FlowRuleStatus {
+                family: Family::V4,
+                priority: 10_020,
+                rule: "from all fwmark 0x10 lookup 119001".to_owned(),
+            }],
+        }],
+        faults: vec!["cannot add the rule".to_owned()],
+        objects: Objects { rules: 3, routes: 2, nexthops: 2, groups: 1 },
+        repaired: 1,
+    }
+}
+
 /// The daemon.
 pub struct World {
     pub desk: Desk,
@@ -337,7 +379,8 @@ impl World {
         let (feed, ends) = feed(no_hooks(), news);
         let (ask, mut questions) = mpsc::channel::<wgrouted::serve::Question>(8);
         let (orders, events) = mpsc::channel(8);
-        let desk = Desk::new(ask, orders, "/nonexistent/pins".into(), feed.clone());
+        let exits = watch::channel(Arc::new(exits())).1;
+        let desk = Desk::new(ask, orders, "/nonexistent/pins".into(), feed.clone(), exits);
         tokio::spawn(async move {
             let engine = engine();
             while let Some(question) = questions.recv().await {

@@ -11,5 +11,6 @@ pub mod iprule;
 pub mod object;
 pub mod order;
 pub mod rule;
+pub mod status;
 pub mod steps;
 pub mod want;

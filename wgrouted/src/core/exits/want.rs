@@ -5,7 +5,7 @@
 //! holds, but for tables that somebody else has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -74,8 +74,11 @@ pub struct Content {
 /// What the kernel should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Want {
-    /// Rules in the order in which they shall be tried, by family; the anchor comes last.
+    /// Rules in the order in which they shall be tried, by family. The anchor, which ends
+    /// them, is not among them.
     pub rules: BTreeMap<Family, Vec<Clause>>,
+    /// The flow, by position, that each of these rules belongs to; none for guards.
+    pub flows: BTreeMap<Family, Vec<Option<usize>>>,
     /// Tables.
     pub tables: BTreeMap<(TableId, Family), Content>,
     /// What cannot be had, and why.
@@ -158,9 +161,21 @@ impl Want {
         }
         for family in Family::ALL {
             let clauses = clauses(rule, world, family, features, &mut want);
+            let (clauses, flows) = clauses.into_iter().unzip();
             want.rules.insert(family, clauses);
+            want.flows.insert(family, flows);
         }
         want
+    }
+
+    /// The flow, by position, that each rule of a family belongs to.
+    pub fn flows_by_clause(&self, family: Family) -> HashMap<(&Selector, Action), usize> {
+        let rules = self.rules.get(&family).into_iter().flatten();
+        let flows = self.flows.get(&family).into_iter().flatten();
+        rules
+            .zip(flows)
+            .filter_map(|((selector, action), flow)| Some(((selector, *action), (*flow)?)))
+            .collect()
     }
 }
 
@@ -214,20 +229,22 @@ fn content(exit: &ExitRule, used: &[Used], family: Family, features: Features) -
     content
 }
 
-/// The rules of a family: guards, then flows in their order, then the anchor that ends them.
+/// The rules of a family, each with its flow's position: guards, then flows in their order. The anchor
+/// that ends them is `steps`' business.
 fn clauses(
     rule: &FlowsRule,
     world: &World,
     family: Family,
     features: Features,
     want: &mut Want,
-) -> Vec<Clause> {
+) -> Vec<(Clause, Option<usize>)> {
     let anchor = *rule.rules.end();
     let mut all = Vec::new();
     for guard in &rule.guards {
-        all.extend(guarded(guard, world, family).map(|selector| (selector, Action::Goto(anchor))));
+        let selector = guarded(guard, world, family);
+        all.extend(selector.map(|selector| ((selector, Action::Goto(anchor)), None)));
     }
-    for flow in &rule.flows {
+    for (position, flow) in rule.flows.iter().enumerate() {
         let actions: &[Action] = match &flow.target {
             Target::Main => &[Action::Goto(anchor)],
             Target::Block => &[Action::Unreachable],
@@ -247,12 +264,13 @@ fn clauses(
         };
         let selectors = selectors(flow, family, features, &mut want.faults);
         for selector in selectors {
-            all.extend(actions.iter().map(|action| (selector.clone(), *action)));
+            let clauses = actions.iter().map(|action| (selector.clone(), *action));
+            all.extend(clauses.map(|clause| (clause, Some(position))));
         }
     }
     // Of rules that say the same the first one decides.
     let mut seen = HashSet::new();
-    all.retain(|clause| seen.insert(clause.clone()));
+    all.retain(|(clause, _)| seen.insert(clause.clone()));
     all
 }
 

@@ -109,6 +109,20 @@ impl Genl {
         result
     }
 
+    /// Sends a dump request, hands over the first answer only, and hangs up, which ends the dump.
+    pub(super) fn first<F: GenlFamily + Emitable + std::fmt::Debug>(
+        mut self,
+        family: u16,
+        request: F,
+        mut each: impl FnMut(&[u8]) -> Result<(), Malformed>,
+    ) -> Result<(), GenlError> {
+        let mut request = message(&GenlMessage::from_payload(request));
+        self.send(family, &mut request, NLM_F_DUMP)?;
+        let mut answers = Answers::new(family, self.sequence);
+        let length = self.receive()?;
+        answers.datagram(&self.buffer[..length], &mut |_, attributes| each(attributes)).map(drop)
+    }
+
     fn exchange(
         &mut self,
         kind: u16,

@@ -78,6 +78,21 @@ impl KernelWireguard {
         Err(WgError::Unstable { ifindex, attempts: DUMPS })
     }
 
+    /// The UDP port that a device listens on, zero for none. However many allowed IPs it has, one
+    /// answer of the kernel's is enough for this; so it needs a socket of its own.
+    pub fn listen_port(ifindex: IfIndex) -> Result<u16, WgError> {
+        let mut genl = Genl::open().map_err(|error| WgError::from_genl(ifindex, error))?;
+        let failed = |error| WgError::from_genl(ifindex, error);
+        let family = genl.family(WG_GENL_NAME).map_err(failed)?;
+        let request = WireguardMessage {
+            cmd: WireguardCmd::GetDevice,
+            attributes: vec![WireguardAttribute::IfIndex(ifindex)],
+        };
+        let mut assembly = SettingsAssembly::new(Duration::ZERO);
+        genl.first(family, request, |attributes| assembly.message(attributes)).map_err(failed)?;
+        Ok(assembly.finish().listen_port)
+    }
+
     /// Changes settings of a device.
     pub fn set(&mut self, ifindex: IfIndex, settings: &Settings<'_>) -> Result<(), WgError> {
         let mut message = SettingsEncoder::device(ifindex, settings);

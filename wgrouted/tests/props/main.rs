@@ -34,6 +34,8 @@ mod sockets_bird;
 mod pictures;
 
 mod codecs;
+mod exits;
+mod exits_steps;
 mod hold;
 mod hooks;
 mod links;

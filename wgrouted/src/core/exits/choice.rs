@@ -31,15 +31,17 @@ pub struct Choice {
     used: BTreeSet<usize>,
     /// For each position: since when it could be used.
     usable_since: Vec<Option<Time>>,
-    /// For each position: whether it was found unusable since the start. What was merely never
-    /// looked at need not prove itself for `back_after`.
+    /// For each position: whether it must prove itself for `back_after`, since it was found unusable,
+    /// or was not used when an earlier daemon's choice was taken over.
     fell: Vec<bool>,
+    /// An earlier daemon's choice was taken over.
+    adopted: bool,
 }
 
 impl Choice {
     /// The memory of an exit whose links in use are known from the kernel: an earlier daemon's.
     pub fn adopted(used: BTreeSet<usize>) -> Choice {
-        Choice { used, ..Choice::default() }
+        Choice { adopted: !used.is_empty(), used, ..Choice::default() }
     }
 
     /// The positions that are used.
@@ -50,7 +52,7 @@ impl Choice {
     /// Decides anew. Returns when to ask again though nothing happens.
     pub fn decide(&mut self, rule: &ExitRule, health: &[Health], now: Time) -> Option<Time> {
         self.usable_since.resize(health.len(), None);
-        self.fell.resize(health.len(), false);
+        self.fell.resize(health.len(), self.adopted);
         self.used.retain(|position| *position < health.len());
         for (position, health) in health.iter().enumerate() {
             if *health == Health::Bad {

@@ -78,11 +78,8 @@ pub fn steps(rule: &FlowsRule, want: &Want, have: &Have, owned: &Owned) -> (Vec<
     let wanted: BTreeSet<(TableId, Prefix, u32)> = fresh.into_iter().collect();
     for route in have.routes.iter().filter(|route| owned.holds_table(route.table)) {
         if !wanted.contains(&route.place()) {
-            let configured = want.tables.contains_key(&(route.table, route.prefix.family()));
-            let blocks = route.kind == ExitRouteKind::Block;
-            // A way out of an exit that is down goes at once; the rest when no rule leads here.
-            let at = if configured && !blocks { &mut plan.ways } else { &mut plan.late };
-            at.push(Step::RemoveRoute(*route));
+            // Whoever came this way has somewhere else to go when the rules are right.
+            plan.late.push(Step::RemoveRoute(*route));
         }
     }
     // Blocks last.

@@ -103,6 +103,14 @@ pub enum Command {
     /// Links in use stand in brackets. What is not as configured is told, with the reason.
     #[command(after_long_help = "Example:\n  wgrouted exits")]
     Exits(Exits),
+    /// Put flows in force once, and exit
+    ///
+    /// For early boot: a daemon that starts later takes over. Links that do not exist yet count as down,
+    /// so what is to be blocked then is blocked before the network is up.
+    #[command(
+        after_long_help = "Example:\n  wgrouted enforce --config /etc/wgrouted/wgrouted.toml"
+    )]
+    Enforce(Enforce),
     /// Explain which peer gets an address, and why
     ///
     /// Names the route, the rule that led to the peer, the alternatives that lost, and what
@@ -304,6 +312,20 @@ pub struct Only {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `enforce`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Enforce {
+    /// Configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        default_value = defaults::CONFIG_FILE
+    )]
+    pub config: PathBuf,
 }
 
 /// Arguments of `exits`.

@@ -106,6 +106,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(runtime.block_on(live::top(&client, interface, args.sort, args.once))?)
         }
         Command::Exits(args) => show_exits(&global, &args),
+        Command::Enforce(args) => {
+            let config = Config::load(&args.config).map_err(Failure::Config)?;
+            let configured = config.daemon.runtime_dir.clone();
+            Ok(daemon::enforce(&global.runtime_dir.unwrap_or(configured), config)?)
+        }
         Command::Explain(args) => explain(&global, &args),
         Command::Resync => ask(client(&global).post("/v1/resync")).map(drop),
         Command::Replay(cli::Replay { file }) => {

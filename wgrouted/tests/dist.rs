@@ -9,9 +9,10 @@ use wgrouted::{
     cli::{Cli, Command},
     config::{
         Config, ConfigError, ConfigErrors, NameKind, Names, Problem, Source, api::is_local, check,
-        defaults, filter, links, reach,
+        defaults, exits, filter, links, reach,
     },
     core::{
+        exits::rule::WhenDown,
         filter::rule::SourceMode,
         links::rule::{LinkLocal, MtuRule, ShapeRule},
     },
@@ -107,6 +108,16 @@ fn what_the_annotated_file_calls_defaults_are_the_defaults() {
     assert_eq!((tunnel.mtu, tunnel.link_local), (MtuRule::Auto, LinkLocal::Auto));
     let ShapeRule::Tunnel(ends) = &tunnel.shape else { panic!("a tunnel") };
     assert_eq!(ends.ttl, links::TTL);
+    let flows = config.flows;
+    let bare = exits::rule_defaults();
+    assert_eq!(
+        (&flows.rules, &flows.tables, &flows.nexthops),
+        (&bare.rules, &bare.tables, &bare.nexthops)
+    );
+    let [exit] = &flows.exits[..] else { panic!("one exit") };
+    assert_eq!((exit.when_down, exit.back_after), (WhenDown::default(), exits::BACK_AFTER));
+    assert!(!exit.feed && !exit.weighted && exit.source.len() == 2);
+    assert_eq!((flows.flows.len(), flows.flows[0].dport.len()), (3, 2));
     // The default of these is "none given"; the file shows examples.
     interface.tables.clear();
     interface.peers.clear();

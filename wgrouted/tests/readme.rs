@@ -23,7 +23,7 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, made, filtered, told, announced, asked, ..] = configs.as_slice() else {
+    let [first, made, filtered, told, announced, asked, sent, ..] = configs.as_slice() else {
         panic!("{} blocks", configs.len())
     };
     assert_eq!(first.interfaces.len(), 1);
@@ -36,6 +36,7 @@ fn the_configurations_are_valid() {
     assert!(interface.reach.as_ref().is_some_and(|reach| reach.announce.is_some()));
     assert!(interface.peers[0].reach.as_ref().is_some_and(|reach| !reach.announce.is_empty()));
     assert_eq!((asked.api.listen.len(), asked.reach.hooks.len()), (1, 1));
+    assert_eq!((sent.flows.exits.len(), sent.flows.flows.len()), (2, 3));
 }
 
 #[test]

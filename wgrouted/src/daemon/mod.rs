@@ -16,7 +16,7 @@ pub mod workers;
 
 use std::{
     future, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -159,6 +159,15 @@ pub fn run(options: &Options) -> Result<(), RunError> {
         .build()
         .map_err(system("cannot start the event loop"))?;
     runtime.block_on(async { Daemon::start(options, config)?.serve().await })
+}
+
+/// Puts flows in force once, without a daemon; none may run.
+pub fn enforce(runtime_dir: &Path, config: Config) -> Result<(), RunError> {
+    start_log(&config.daemon.log);
+    privilege::require()?;
+    let _lock = Lock::flows()?;
+    Exits::start(runtime_dir, config.flows)?;
+    Ok(())
 }
 
 fn start_log(filter: &str) {

@@ -5,7 +5,7 @@
 //! number of peers; a figure that is not known is absent, not zero; nothing is kept between two
 //! requests.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use axum::{extract::State, response::Response};
 
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     core::{
-        reach::status::{PeerStatus, State as ReachState},
+        exits::status::{ExitState, ExitsStatus},
+        reach::status::{PeerStatus, Reachability, State as ReachState},
         report::{InterfaceState, InterfaceStatus, PeerRow, Status},
     },
     filter::view::{Count, FilterView},
@@ -34,13 +35,17 @@ const INTERFACE_STATES: [InterfaceState; 4] = [
     InterfaceState::InSync,
 ];
 
+const EXIT_STATES: [ExitState; 5] =
+    [ExitState::Up, ExitState::Next, ExitState::Main, ExitState::Blocked, ExitState::Fed];
+
 /// What is measured at one moment.
 struct Figures {
     status: Status,
     peers: Vec<PeerRow>,
-    reach: std::sync::Arc<crate::core::reach::status::Reachability>,
+    reach: Arc<Reachability>,
     view: ReachView,
     filter: FilterView,
+    exits: Arc<ExitsStatus>,
 }
 
 /// `GET /metrics`.
@@ -50,7 +55,7 @@ pub(super) async fn metrics(State(desk): State<Desk>) -> Result<Response, Failur
     let feed = desk.feed();
     let reach = feed.picture.borrow().clone();
     let view = ReachView::new(&reach, Some(""), feed.now(), feed.board.read());
-    let figures = Figures { status, peers, reach, view, filter };
+    let figures = Figures { status, peers, reach, view, filter, exits: desk.exits() };
     Ok(written(MEDIA_TYPE, move |out| write(&mut Exposition::new(out), &figures)))
 }
 
@@ -65,6 +70,7 @@ fn write<W: io::Write>(out: Out<'_, '_, W>, figures: &Figures) -> io::Result<()>
     allowed_ips(out, &figures.peers)?;
     reachability(out, figures)?;
     filtered(out, &figures.filter)?;
+    exits(out, &figures.exits)?;
     process(out)
 }
 
@@ -328,6 +334,48 @@ fn filtered<W: io::Write>(out: Out<'_, '_, W>, filter: &FilterView) -> io::Resul
         ("wgrouted_filter_drift_total", "Entries of others, repaired.", status.counters.drift),
     ] {
         out.single(name, Kind::Counter, help, value)?;
+    }
+    Ok(())
+}
+
+fn exits<W: io::Write>(out: Out<'_, '_, W>, status: &ExitsStatus) -> io::Result<()> {
+    let in_force = u8::from(status.in_force);
+    out.single(
+        "wgrouted_flows_in_force",
+        Kind::Gauge,
+        "Whether flows are as configured.",
+        in_force,
+    )?;
+    let help = "Objects of flows that somebody removed and that were put back.";
+    out.single("wgrouted_flows_repaired_total", Kind::Counter, help, status.repaired)?;
+    let objects = &status.objects;
+    out.family("wgrouted_flows_objects", Kind::Gauge, "What the kernel holds for flows.")?;
+    for (kind, count) in [
+        ("rules", objects.rules),
+        ("routes", objects.routes),
+        ("nexthops", objects.nexthops),
+        ("groups", objects.groups),
+    ] {
+        out.sample(&Labels::default().with("kind", kind), count)?;
+    }
+    let labels = |name: &str| Labels::default().with("exit", name);
+    out.family("wgrouted_exit_state", Kind::Gauge, "What the flows of the exit meet: 1.")?;
+    for exit in &status.exits {
+        for state in EXIT_STATES {
+            let labels = labels(&exit.name).with("state", &word(&state));
+            out.sample(&labels, u8::from(exit.state == state))?;
+        }
+    }
+    out.family("wgrouted_exit_link_used", Kind::Gauge, "Whether flows leave by the link.")?;
+    for exit in &status.exits {
+        for link in &exit.links {
+            out.sample(&labels(&exit.name).with("link", &link.link), u8::from(link.used))?;
+        }
+    }
+    let help = "Times that the links in use changed.";
+    out.family("wgrouted_exit_changes_total", Kind::Counter, help)?;
+    for exit in &status.exits {
+        out.sample(&labels(&exit.name), exit.changes)?;
     }
     Ok(())
 }

@@ -75,6 +75,11 @@ async fn everything_is_there_by_its_name() {
         (format!("wgrouted_peer_roams_total{{{left}}}"), 2.0),
         ("wgrouted_sink_ok{sink=\"bird\"}".to_owned(), 0.0),
         ("wgrouted_sink_ok{sink=\"routes\"}".to_owned(), 1.0),
+        ("wgrouted_flows_in_force".to_owned(), 0.0),
+        ("wgrouted_flows_objects{kind=\"rules\"}".to_owned(), 3.0),
+        ("wgrouted_exit_state{exit=\"berlin\",state=\"up\"}".to_owned(), 1.0),
+        ("wgrouted_exit_link_used{exit=\"berlin\",link=\"wg-c\"}".to_owned(), 1.0),
+        ("wgrouted_exit_changes_total{exit=\"berlin\"}".to_owned(), 2.0),
     ] {
         assert_eq!(samples.get(&series), Some(&value), "{series}");
     }

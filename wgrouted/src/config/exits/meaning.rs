@@ -68,13 +68,13 @@ pub(in crate::config) fn flows(
         names.add(name.at, name.value.clone(), format!("flow {}", name.value));
     }
     let flows = flows.into_iter().enumerate();
-    let flows = flows.filter_map(|(at, raw)| flow(raw, at + 1, &exits, report)).collect();
+    let flows: Vec<_> = flows.filter_map(|(at, raw)| flow(raw, at + 1, &exits, report)).collect();
     let range = |given: Option<At<_>>, default| given.map_or(default, |given| given.value);
     FlowsRule {
         rules: range(raw.rules, RULES),
         tables: range(raw.tables, TABLES),
         nexthops: range(raw.nexthops, NEXTHOPS),
-        guards: ground.guards(),
+        guards: if exits.is_empty() && flows.is_empty() { Vec::new() } else { ground.guards() },
         exits,
         flows,
     }
@@ -110,7 +110,7 @@ impl Ground<'_, '_> {
         let report = self.report;
         let name = raw.name?.value;
         let feed = raw.feed.is_some_and(|feed| feed.value);
-        if raw.via.is_empty() && !feed {
+        if raw.via.is_none() && !feed {
             let example = "via = [\"wg-b\"], the links that lead out, most preferred first";
             report.add(raw.at, "exit.via", Problem::Missing { example });
         }
@@ -120,8 +120,9 @@ impl Ground<'_, '_> {
         if let Some(table) = raw.table.filter(|table| (253..=255).contains(&table.value)) {
             report.add(table.at, "exit.table", ExitProblem::ExitTable(table.value));
         }
-        let weights = raw.via.iter().filter(|via| via.value.weight.is_some()).count();
-        if let (true, Some(first)) = (weights > 0 && weights < raw.via.len(), raw.via.first()) {
+        let given = raw.via.unwrap_or_default();
+        let weights = given.iter().filter(|via| via.value.weight.is_some()).count();
+        if let (true, Some(first)) = (weights > 0 && weights < given.len(), given.first()) {
             report.add(first.at, "exit.via", ExitProblem::ExitWeights);
         }
         for family in Family::ALL {
@@ -132,7 +133,7 @@ impl Ground<'_, '_> {
         }
         let mut unique = Unique::new(report, "exit.via", "name each link once");
         let mut via = Vec::new();
-        for At { at, value } in &raw.via {
+        for At { at, value } in &given {
             if let Some(link) = self.via(*at, &value.link, value.weight.unwrap_or(1)) {
                 unique.add(*at, link.link.clone(), format!("link {}", link.link));
                 via.push(link);

@@ -35,7 +35,8 @@ pub(in crate::config) struct RawFlows {
 pub(in crate::config) struct RawExit {
     pub(super) at: usize,
     pub(super) name: Option<At<String>>,
-    pub(super) via: Vec<At<RawVia>>,
+    /// `None` if the key is absent.
+    pub(super) via: Option<Vec<At<RawVia>>>,
     pub(super) when_down: Option<WhenDown>,
     pub(super) back_after: Option<Duration>,
     pub(super) table: Option<At<TableId>>,
@@ -81,7 +82,9 @@ impl RawExit {
         let at = section.at;
         let name = section.require("name", "name = \"berlin\"", value::exit_name);
         let empty = Some("name a link: a dedicated interface, a tunnel, or a peer that has one");
+        let given = section.holds("via");
         let via = section.list("via", empty, exits::via).unwrap_or_default();
+        let via = given.then_some(via);
         let exit = RawExit {
             at,
             name,

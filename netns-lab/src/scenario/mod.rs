@@ -8,6 +8,7 @@ mod bad_input;
 pub(crate) mod bgp;
 mod daemons;
 mod device;
+mod early;
 mod examples;
 mod filter;
 mod follow;
@@ -90,6 +91,7 @@ pub fn all() -> &'static [Scenario] {
             tags::SCENARIOS,
             moves::SCENARIOS,
             device::SCENARIOS,
+            early::SCENARIOS,
             peers::SCENARIOS,
             lifecycle::SCENARIOS,
             links::SCENARIOS,

@@ -62,7 +62,7 @@ impl KernelExits {
     ) -> Result<Have, Error> {
         let mut have = Have::default();
         for family in Family::ALL {
-            have.rules.extend(self.dumper.iprules(family)?);
+            have.rules.extend(self.rules(family)?);
         }
         self.nexthops(owned, &mut have)?;
         for table in tables {
@@ -102,7 +102,8 @@ impl KernelExits {
             Err(error) => return Err(error),
             Ok(()) => false,
         };
-        Ok(Features { dscp, resilient: self.resilient() })
+        let ipv6 = self.rules(Family::V6).is_ok_and(|rules| !rules.is_empty());
+        Ok(Features { dscp, resilient: self.resilient(), ipv6 })
     }
 
     /// A group with a member that cannot be is refused by all, but for its type first by those that do
@@ -157,6 +158,14 @@ impl KernelExits {
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// A family's rules; none where the kernel was told to do without it.
+    fn rules(&mut self, family: Family) -> Result<Vec<IpRule>, Error> {
+        match self.dumper.iprules(family) {
+            Err(Error::Refused { source, .. }) if is_absent(&source) => Ok(Vec::new()),
+            rules => rules,
         }
     }
 
@@ -229,6 +238,7 @@ impl KernelExits {
             // There is no such table.
             Err(Error::Refused { source, .. })
                 if table.is_some() && source.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(Error::Refused { source, .. }) if is_absent(&source) => {}
             dumped => drop(dumped?),
         }
         match malformed {
@@ -236,6 +246,11 @@ impl KernelExits {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the kernel says that it lacks the whole family.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
 /// A route, and what it is to exits if it is one of theirs.

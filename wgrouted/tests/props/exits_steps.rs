@@ -14,7 +14,7 @@ use wgrouted::core::{
     prefix::{Family, Prefix},
 };
 
-const FEATURES: Features = Features { dscp: true, resilient: true };
+const FEATURES: Features = Features { dscp: true, resilient: true, ipv6: true };
 
 /// Exits, each with the links that are used, and flows by mark.
 #[derive(Clone, Debug)]

@@ -34,6 +34,15 @@ pub struct Features {
     pub dscp: bool,
     /// Resilient groups (Linux 5.13).
     pub resilient: bool,
+    /// IPv6.
+    pub ipv6: bool,
+}
+
+impl Features {
+    /// The families that there are.
+    fn families(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.ipv6 || *family == Family::V4)
+    }
 }
 
 /// What is known of the world.
@@ -154,12 +163,12 @@ impl Want {
         for (position, exit) in rule.exits.iter().enumerate() {
             let Some(table) = want.exits[position] else { continue };
             let used = world.used.get(position).map_or(&[][..], Vec::as_slice);
-            for family in Family::ALL {
+            for family in features.families() {
                 let content = content(exit, used, family, features);
                 want.tables.insert((table, family), content);
             }
         }
-        for family in Family::ALL {
+        for family in features.families() {
             let clauses = clauses(rule, world, family, features, &mut want);
             let (clauses, flows) = clauses.into_iter().unzip();
             want.rules.insert(family, clauses);

@@ -3,11 +3,14 @@
 //! Here live the commands, their arguments and their help; man pages and shell completions are
 //! generated from the same definition. What a command does is `main`'s business.
 
+mod machine;
+
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+pub use self::machine::{Cleanup, Doctor};
 use crate::{
     config::{self, Source, defaults},
     filter::probe::Fragment,
@@ -117,6 +120,25 @@ pub enum Command {
     /// WireGuard has installed.
     #[command(after_long_help = "Example:\n  wgrouted explain 192.0.2.1")]
     Explain(Explain),
+    /// Check this machine, and explain what is wrong with it
+    ///
+    /// Looks at the kernel's features, privileges, sysctls, the ways of WireGuard's own packets,
+    /// others' rules, ports, MTUs and the clock, with and without a running daemon, and prints the
+    /// command that mends what is wrong. It changes nothing; as root it sees more. The exit status is
+    /// 1 if something fails. Without a configuration it looks at all WireGuard devices.
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted doctor\n  \
+        wgrouted doctor --config ./wgrouted.toml --verbose\n  \
+        wgrouted doctor --interface wg0 --json | jq '.findings[] | select(.level == \"failure\")'")]
+    Doctor(Doctor),
+    /// Remove what wgrouted has left: managed links, announced routes, flows, the packet filter
+    ///
+    /// Refuses while a daemon runs with these interfaces or this directory. Removes nothing that
+    /// somebody else made, and leaves AllowedIPs as they are.
+    #[command(after_long_help = "Examples:\n  \
+        wgrouted cleanup --dry-run\n  \
+        wgrouted cleanup --config ./wgrouted.toml")]
+    Cleanup(Cleanup),
     /// Let the running daemon read everything again and repair what differs
     #[command(after_long_help = "Example:\n  wgrouted resync")]
     Resync,

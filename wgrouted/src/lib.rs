@@ -11,13 +11,16 @@
 //! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
 //! - [`live`] shows what changes while it does.
 //! - [`reach`] watches peers and tells routing daemons.
+//! - [`doctor`] looks at the machine, and changes nothing; [`cleanup`] takes away what was left.
 //! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
 //!   reads everything once and changes nothing.
 
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod doctor;
 pub mod exits;
 pub mod filter;
 pub mod live;

@@ -13,9 +13,10 @@ use clap::{CommandFactory, Parser};
 use ebpf_xdp::parse::protocol;
 use serde::de::DeserializeOwned;
 use wgrouted::{
+    cleanup,
     cli::{
-        self, Check, Cli, Command, Completions, Explain, FilterCommand, Global, Man, Plan, Run,
-        Show, View,
+        self, Check, Cleanup, Cli, Command, Completions, Doctor, Explain, FilterCommand, Global,
+        Man, Plan, Run, Show, View,
     },
     config::{self, Config, ConfigErrors, Names, defaults},
     core::{
@@ -23,7 +24,7 @@ use wgrouted::{
         route::Link,
     },
     daemon::{self, Options, RunError, recording},
-    exits, filter, live, oneshot,
+    doctor, exits, filter, live, oneshot,
     reach::list,
     serve::{
         client::{Client, ClientError},
@@ -50,6 +51,8 @@ enum Failure {
     Netns(#[from] EnterError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Cleanup(#[from] cleanup::CleanupError),
     #[error(transparent)]
     Live(#[from] live::LiveError),
     #[error("the daemon's answer is not understood, it may be of another version: {0}")]
@@ -112,6 +115,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(daemon::enforce(&global.runtime_dir.unwrap_or(configured), config)?)
         }
         Command::Explain(args) => explain(&global, &args),
+        Command::Cleanup(args) => clean_up(&global, &args),
+        Command::Doctor(args) => doctor(global, &args),
         Command::Resync => ask(client(&global).post("/v1/resync")).map(drop),
         Command::Replay(cli::Replay { file }) => {
             let mut out = BufWriter::new(io::stdout().lock());
@@ -127,6 +132,47 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions(args) => completions(&args),
         Command::Man(args) => man(&args),
     }
+}
+
+fn clean_up(global: &Global, args: &Cleanup) -> Result<(), Failure> {
+    let config = args.selection.source().load()?;
+    let directory = config_runtime_dir(global, &config);
+    let removed = cleanup::cleanup(&config, &directory, args.dry_run)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &removed)?;
+        writeln!(out)?;
+    } else if removed.is_empty() {
+        writeln!(out, "nothing to remove")?;
+    } else {
+        for line in &removed {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// Exits by itself if something fails: that is no failure of the command.
+fn doctor(global: Global, args: &Doctor) -> Result<(), Failure> {
+    let options = doctor::Options {
+        source: args.selection.source(),
+        asked: !args.selection.is_default(),
+        runtime_dir: global.runtime_dir,
+        netns: global.netns,
+    };
+    let report = doctor::run(&options);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        doctor::view::print(&mut out, &report, args.verbose)?;
+    }
+    out.flush()?;
+    if report.count.failures > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 fn runtime_dir(global: &Global) -> PathBuf {

@@ -6,8 +6,10 @@
 
 mod bad_input;
 pub(crate) mod bgp;
+mod cleanup;
 mod daemons;
 mod device;
+mod doctor;
 mod early;
 mod examples;
 mod filter;
@@ -97,6 +99,8 @@ pub fn all() -> &'static [Scenario] {
             links::SCENARIOS,
             service::SCENARIOS,
             questions::SCENARIOS,
+            doctor::SCENARIOS,
+            cleanup::SCENARIOS,
             daemons::SCENARIOS,
             bad_input::SCENARIOS,
         ]

@@ -8,6 +8,7 @@
 
 pub mod change;
 pub mod device;
+pub mod doctor;
 pub mod election;
 pub mod engine;
 pub mod event;

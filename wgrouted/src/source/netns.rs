@@ -65,7 +65,8 @@ pub fn enter(name: &str) -> Result<(), EnterError> {
     enter_thread(name, &path)
 }
 
-fn path_of(name: &str) -> PathBuf {
+/// The file that stands for a namespace of that name, or path.
+pub fn path_of(name: &str) -> PathBuf {
     if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMES).join(name) }
 }
 

@@ -80,11 +80,10 @@ impl Links {
 }
 
 /// Deletes the links that the daemon with this runtime directory has made, and from links that it
-/// adopted the addresses and peers that it has added. No such daemon may be running. Returns how
-/// many steps that took, and how many failed, with the reason in the log.
-pub fn cleanup(runtime_dir: &Path) -> Result<(usize, usize), LinkError> {
-    let Outcome { steps, failed } = Maker::new(runtime_dir)?.round(Depth::Settings);
-    Ok((steps, failed))
+/// adopted the addresses and peers that it has added. No such daemon may be running. Returns the steps
+/// that this takes, or with `dry` would take, and what went wrong with a link, each in words.
+pub fn cleanup(runtime_dir: &Path, dry: bool) -> Result<(Vec<String>, Vec<String>), LinkError> {
+    Maker::new(runtime_dir)?.clean(dry)
 }
 
 /// Keeps links as configured.

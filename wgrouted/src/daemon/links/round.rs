@@ -128,6 +128,23 @@ impl Maker {
         outcome
     }
 
+    /// Takes away whatever is ours. Nothing may be configured.
+    pub(super) fn clean(&mut self, dry: bool) -> Result<(Vec<String>, Vec<String>), LinkError> {
+        let known = &self.known;
+        let Read { links: mut have, unread } =
+            self.kernel.read(|name, _| known.contains_key(name))?;
+        have.retain(|link| unread.iter().all(|(name, _)| *name != link.name));
+        let tasks = plan(&[], &have, &self.known).tasks;
+        let steps =
+            tasks.into_iter().map(|Task { link, step }| format!("{link}: {step}")).collect();
+        let mut problems = Vec::new();
+        if !dry {
+            self.look(false, &mut problems)?;
+        }
+        let problems = problems.into_iter().map(|(link, problem)| format!("{link}: {problem}"));
+        Ok((steps, problems.collect()))
+    }
+
     fn look(
         &mut self,
         ask: bool,
@@ -387,6 +404,7 @@ impl Maker {
         have: &[Have],
     ) -> u32 {
         let fwmark = want.fwmark.unwrap_or(found.fwmark);
+        let port = want.listen_port.unwrap_or(found.listen_port);
         let ends: Vec<SocketAddr> = want
             .peers
             .iter()
@@ -398,7 +416,7 @@ impl Maker {
             .collect();
         let mut paths = Vec::new();
         for end in ends {
-            let Some((through, mtu)) = self.kernel.path(end, fwmark) else { continue };
+            let Some((through, mtu)) = self.kernel.path(end, port, fwmark) else { continue };
             let link = have.iter().find(|link| link.index == through).map(|link| link.mtu);
             // A path through the device itself is none.
             let mtu = mtu.or(link).filter(|_| Some(through) != own);

@@ -56,6 +56,11 @@ impl KernelFilter {
         KernelFilter { directory: directory.into(), object, open: None }
     }
 
+    /// Whether there is anything of an earlier daemon's.
+    pub fn exists(&self) -> Result<bool, FilterError> {
+        Ok(Pins::of(&self.directory)?.exist())
+    }
+
     /// The devices that an earlier daemon's programs are attached to.
     pub fn devices(&self) -> Result<BTreeSet<IfIndex>, FilterError> {
         let pins = Pins::of(&self.directory)?;

@@ -9,6 +9,7 @@ mod attach;
 mod clsact;
 mod error;
 pub mod fake;
+pub mod features;
 mod generation;
 mod kernel;
 mod map;
@@ -19,6 +20,7 @@ mod read;
 mod regions;
 mod sys;
 mod tables;
+mod trivial;
 
 pub use kernel::KernelFilter;
 pub use pins::DIRECTORY;

@@ -62,12 +62,12 @@ unsafe fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
 /// # Safety
 ///
 /// As for [`bpf`], and `command` gives a new file descriptor.
-unsafe fn bpf_fd<T>(command: u32, attr: &mut T) -> io::Result<OwnedFd> {
+pub(super) unsafe fn bpf_fd<T>(command: u32, attr: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: the caller's promise; nobody else has the new descriptor.
     unsafe { bpf(command, attr).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 
-fn address<T: ?Sized>(of: *const T) -> u64 {
+pub(super) fn address<T: ?Sized>(of: *const T) -> u64 {
     of.cast::<u8>().addr() as u64
 }
 

@@ -1,6 +1,6 @@
 //! Requests about links and addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
@@ -25,6 +25,10 @@ use crate::core::{
 /// The protocol number of addresses that we add (`IFA_PROTO`, since Linux 5.18): "w".
 pub const PROTOCOL: u8 = b'w';
 
+// include/uapi/linux/rtnetlink.h
+const RTA_IP_PROTO: u16 = 27;
+const RTA_SPORT: u16 = 28;
+const RTA_DPORT: u16 = 29;
 /// `IFLA_GRE_FLAGS` (include/uapi/linux/if_tunnel.h).
 const IFLA_GRE_FLAGS: u16 = 13;
 /// `IP6_TNL_F_IGN_ENCAP_LIMIT` (include/uapi/linux/ip6_tunnel.h): no destination option (RFC 2473,
@@ -157,15 +161,23 @@ pub(super) fn address(index: IfIndex, address: InterfaceAddress) -> AddressMessa
     message
 }
 
-pub(super) fn route(to: IpAddr, fwmark: u32) -> RouteNetlinkMessage {
+/// The route of UDP packets from a port and with a mark: rules may look at either.
+pub(super) fn route(to: SocketAddr, from: u16, fwmark: u32) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = family(to);
-    message.header.destination_prefix_length = Prefix::host(to).prefix_len();
-    let to = match to {
+    message.header.address_family = family(to.ip());
+    message.header.destination_prefix_length = Prefix::host(to.ip()).prefix_len();
+    let destination = match to.ip() {
         IpAddr::V4(to) => RouteAddress::Inet(to),
         IpAddr::V6(to) => RouteAddress::Inet6(to),
     };
-    message.attributes = vec![RouteAttribute::Destination(to), RouteAttribute::Mark(fwmark)];
+    let other = |kind, value: &[u8]| RouteAttribute::Other(DefaultNla::new(kind, value.to_vec()));
+    message.attributes = vec![
+        RouteAttribute::Destination(destination),
+        RouteAttribute::Mark(fwmark),
+        other(RTA_IP_PROTO, &[libc::IPPROTO_UDP as u8]),
+        other(RTA_SPORT, &from.to_be_bytes()),
+        other(RTA_DPORT, &to.port().to_be_bytes()),
+    ];
     RouteNetlinkMessage::GetRoute(message)
 }
 

@@ -132,10 +132,15 @@ impl KernelLinks {
         Ok(Read { links: have, unread: failed })
     }
 
-    /// The link through which packets with this mark go to an address, and the MTU of the route if
-    /// it has one of its own. `None` if there is no way.
-    pub fn path(&mut self, to: SocketAddr, fwmark: u32) -> Option<(IfIndex, Option<u32>)> {
-        let answers = self.rtnl.exchange(encode::route(to.ip(), fwmark), 0).ok()?;
+    /// The link through which UDP packets from this port, with this mark, go to an address, and the
+    /// MTU of the route if it has one of its own. `None` if there is no way.
+    pub fn path(
+        &mut self,
+        to: SocketAddr,
+        from: u16,
+        fwmark: u32,
+    ) -> Option<(IfIndex, Option<u32>)> {
+        let answers = self.rtnl.exchange(encode::route(to, from, fwmark), 0).ok()?;
         answers.iter().flatten().find_map(decode::path)
     }
 
@@ -335,11 +340,23 @@ mod tests {
         ip("route add 198.51.100.0/24 via 192.0.2.2 mtu 1300");
         let mut kernel = KernelLinks::open(Mark::new(Path::new("/run/test"))).unwrap();
         let one = kernel.index("one").unwrap();
-        let mut path = |text: &str| kernel.path(text.parse().unwrap(), 0);
+        let mut path = |text: &str| kernel.path(text.parse().unwrap(), 51820, 0);
         assert_eq!(path("192.0.2.9:1").unwrap().0, one);
         assert_eq!(path("198.51.100.9:1"), Some((one, Some(1300))));
         assert_eq!(path("[2001:db8::9]:1").unwrap().0, one);
         assert_eq!(path("203.0.113.1:1"), None);
+        // What keeps WireGuard's own packets out of the way that everything else goes.
+        ip("link add aside type veth peer name beyond");
+        ip("link set beyond up");
+        ip("link set aside up");
+        ip("route add 198.51.100.0/24 dev aside table 100");
+        ip("rule add priority 100 iif lo ipproto udp sport 51820 goto 102");
+        ip("rule add priority 101 lookup 100");
+        ip("rule add priority 102 lookup main");
+        assert_eq!(path("198.51.100.9:1"), Some((one, Some(1300))));
+        let aside = kernel.index("aside").unwrap();
+        let other = kernel.path("198.51.100.9:1".parse().unwrap(), 1, 0);
+        assert_eq!(other.map(|(link, _)| link), Some(aside));
         assert!(kernel.index("two").unwrap_err().to_string().contains("find link two"));
     }
 }

@@ -76,6 +76,18 @@ impl Applier {
         self.send(transport, ifindex, &mut Report::default())
     }
 
+    /// Whether the device can remove a single allowed IP; `None` if it does not tell.
+    pub(super) fn removes_single(
+        &mut self,
+        transport: &mut impl Transport,
+        ifindex: IfIndex,
+        peer: PublicKey,
+    ) -> Result<Option<bool>, WgError> {
+        let peers = std::iter::once(&peer);
+        let found = self.probe(transport, ifindex, peers, &mut Report::default())?;
+        Ok(found.map(|removal| matches!(removal, Removal::Flag)))
+    }
+
     /// Sends the batch. A message that is refused is halved until the change that spoils it stands
     /// alone. What the kernel had already done of it is done again, which changes nothing: an
     /// allowed IP set twice is set, one removed twice is gone.

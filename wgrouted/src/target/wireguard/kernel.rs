@@ -105,6 +105,16 @@ impl KernelWireguard {
         self.door.set_device(ifindex, message.bytes())
     }
 
+    /// Whether the device can remove a single allowed IP, found out with a peer that it has and an
+    /// address that is nobody's. `None` if it does not tell.
+    pub fn removes_single(
+        &mut self,
+        ifindex: IfIndex,
+        peer: PublicKey,
+    ) -> Result<Option<bool>, WgError> {
+        self.applier.removes_single(&mut self.door, ifindex, peer)
+    }
+
     /// Removes a peer; one that is gone is no error.
     pub fn remove_peer(&mut self, ifindex: IfIndex, key: PublicKey) -> Result<(), WgError> {
         let mut message = SettingsEncoder::removal(ifindex, key);

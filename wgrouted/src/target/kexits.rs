@@ -5,7 +5,7 @@
 //! the kernel can compare, so that only the very object that is meant can go; nothing is replaced but
 //! our own.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::{collections::BTreeSet, io, ops::ControlFlow};
 
 use crate::{
     core::{
@@ -239,7 +239,8 @@ impl KernelExits {
             Err(Error::Refused { source, .. })
                 if table.is_some() && source.raw_os_error() == Some(libc::ENOENT) => {}
             Err(Error::Refused { source, .. }) if is_absent(&source) => {}
-            dumped => drop(dumped?),
+            Ok(_) => {}
+            Err(error) => return Err(error),
         }
         match malformed {
             Some(source) => Err(Error::Malformed { request: "dump routes", source }),

@@ -106,7 +106,7 @@ pub struct Span<T> {
     pub last: T,
 }
 
-impl<T: PartialOrd> Span<T> {
+impl<T: PartialOrd + Copy> Span<T> {
     /// Whether a value is in it.
     pub fn holds(&self, value: T) -> bool {
         self.first <= value && value <= self.last

@@ -19,6 +19,7 @@ use wgrouted::{
     },
     config::{self, Config, ConfigErrors, Names, defaults},
     core::{
+        lookup::{kernel::Lookup, packet::Packet},
         report::{Explanation, RouteRow},
         route::Link,
     },
@@ -32,7 +33,7 @@ use wgrouted::{
     show,
     source::{
         netns::{self, EnterError},
-        rtnetlink::{self, Dumper, Lookup},
+        rtnetlink::{self, Dumper},
     },
 };
 
@@ -391,7 +392,7 @@ fn explain(global: &Global, args: &Explain) -> Result<(), Failure> {
 /// What the kernel does with a packet to this address, and the links' names.
 fn kernel_lookup(address: IpAddr) -> Result<(Lookup, Vec<Link>), rtnetlink::Error> {
     let mut dumper = Dumper::open()?;
-    Ok((dumper.route_get(address, None)?, dumper.links()?))
+    Ok((dumper.route_get(&Packet::to(address))?, dumper.links()?))
 }
 
 /// The configuration that a daemon would have.

@@ -8,13 +8,13 @@ use std::io::{self, Write};
 use crate::{
     config::{NameKind, Names},
     core::{
+        lookup::kernel::Lookup,
         report::{
             Candidate, Explanation, InterfaceState, Origin, Owner, PeerRow, RouteRow, ShadowedRow,
             Status, UnresolvedRow, Verdict,
         },
         route::{Link, RouteKind},
     },
-    source::rtnetlink::Lookup,
 };
 
 /// Prints rows under headings, columns aligned.
@@ -258,8 +258,9 @@ fn kind_word(kind: RouteKind) -> Option<&'static str> {
 fn lookup_line(lookup: &Lookup, links: &[Link], names: &Names) -> String {
     match lookup {
         Lookup::NoRoute => "no route".to_owned(),
+        Lookup::OnLink { .. } => "on link".to_owned(),
         Lookup::Rejected(kind) => format!("{} route", kind_word(*kind).unwrap_or("reject")),
-        Lookup::Route { route, hop } => {
+        Lookup::Route { route, hop, .. } => {
             let table = names.name(NameKind::Table, route.path.table);
             let kind =
                 kind_word(route.path.kind).map(|word| format!("{word} ")).unwrap_or_default();

@@ -9,6 +9,7 @@
 //! - [`target`] turns requests into WireGuard's generic netlink.
 //! - [`serve`] answers questions over a Unix socket and TCP; [`show`] prints the answers.
 //! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
+//! - [`explain`] follows one packet to its peer and back.
 //! - [`live`] shows what changes while it does.
 //! - [`reach`] watches peers and tells routing daemons.
 //! - [`daemon`] is the only place that knows all parts; [`oneshot`] is its little sister that
@@ -19,6 +20,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod exits;
+pub mod explain;
 pub mod filter;
 pub mod live;
 pub mod oneshot;

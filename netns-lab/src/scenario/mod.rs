@@ -9,6 +9,7 @@ pub(crate) mod bgp;
 mod daemons;
 mod device;
 mod examples;
+mod explain;
 mod filter;
 mod follow;
 mod lifecycle;
@@ -95,6 +96,7 @@ pub fn all() -> &'static [Scenario] {
             links::SCENARIOS,
             service::SCENARIOS,
             questions::SCENARIOS,
+            explain::SCENARIOS,
             daemons::SCENARIOS,
             bad_input::SCENARIOS,
         ]

@@ -1,8 +1,11 @@
 //! Random rules, routes and packets, out of so few addresses that they meet.
 
-use std::{thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
-use wgrouted::core::{lookup::packet::Packet, prefix::Family};
+use wgrouted::core::{
+    lookup::packet::Packet,
+    prefix::{Family, Prefix},
+};
 
 use crate::support::netns::{index, ip, sysctl, try_ip};
 
@@ -230,6 +233,11 @@ fn rule(dice: &mut Dice, family: Family) -> String {
         _ => format!(" lookup {}", dice.pick(TABLES)),
     };
     text
+}
+
+/// An address of a family.
+pub(crate) fn any(family: Family) -> IpAddr {
+    Prefix::default_of(family).addr()
 }
 
 /// A packet that the kernel answers about.

@@ -106,7 +106,7 @@ pub struct Span<T> {
     pub last: T,
 }
 
-impl<T: PartialOrd> Span<T> {
+impl<T: Copy + PartialOrd> Span<T> {
     /// Whether a value is in it.
     pub fn holds(&self, value: T) -> bool {
         self.first <= value && value <= self.last
@@ -209,9 +209,8 @@ impl fmt::Display for Selector {
             write!(f, " ipproto {}", self.protocol)?;
         }
         for (word, ports) in [("sport", self.sport), ("dport", self.dport)] {
-            match ports {
-                Some(ports) => write!(f, " {word} {ports}")?,
-                None => {}
+            if let Some(ports) = ports {
+                write!(f, " {word} {ports}")?;
             }
         }
         Ok(())

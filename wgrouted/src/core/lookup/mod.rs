@@ -11,3 +11,6 @@ pub mod picture;
 pub mod select;
 pub mod table;
 pub mod walk;
+
+#[cfg(test)]
+mod tests;

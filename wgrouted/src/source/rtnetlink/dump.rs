@@ -331,7 +331,7 @@ fn answer(error: &io::Error) -> Option<Lookup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::route::{Hops, Path};
+    use crate::core::route::{Hop, Hops, Path};
 
     fn route(table: u32, nexthop: u32, oifs: &[u32]) -> Route {
         let hop = |&oif| Hop { oif, gateway: None, weight: 1, realm: 0, dead: false };

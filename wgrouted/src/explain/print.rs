@@ -12,6 +12,7 @@ use crate::{
         exits::iprule::{Mark, Selector},
         lookup::{
             kernel::Lookup,
+            select::Mismatch,
             table::{Best, Found},
             walk::{Decision, Outcome, Step, Suppressed},
         },
@@ -75,6 +76,11 @@ impl Page<'_> {
         let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
         let head = format!("rule {}{name}: {}", rule.priority, selector(&rule.selector));
         match outcome {
+            Outcome::Skipped(Mismatch::Protocol { wants, has }) => {
+                let has = has.map_or_else(|| "not given".to_owned(), protocol_word);
+                let wants = protocol_word(*wants);
+                format!("rule {}{name} ({wants}: the packet is {has})", rule.priority)
+            }
             Outcome::Skipped(why) => format!("rule {}{name} ({why})", rule.priority),
             Outcome::Jumped => format!("{head}: {}", rule.action),
             Outcome::NoTarget => format!("{head}: {}, which does not exist", rule.action),
@@ -178,7 +184,7 @@ impl Page<'_> {
 
     fn lookup(&self, lookup: &Lookup) -> String {
         let (hop, source) = match lookup {
-            Lookup::NoRoute => return "no route".to_owned(),
+            Lookup::NoRoute => return "no route, network unreachable".to_owned(),
             Lookup::Rejected(kind) => return kind_word(*kind).unwrap_or("rejected").to_owned(),
             Lookup::Route { route, .. } if route.path.kind != RouteKind::Unicast => {
                 return format!("for this host itself, table {}", self.table(route.path.table));
@@ -259,14 +265,14 @@ impl Page<'_> {
 
 fn packet(packet: &PacketView) -> String {
     let PacketView { to, from, iif, oif, mark, uid, tos, protocol, sport, dport } = packet;
-    let mut text = to.to_string();
-    if let Some(from) = from {
-        text += &format!(" from {from}");
-    }
-    match iif {
-        Some(iif) => text += &format!(", coming by {iif}"),
-        None => text += &format!(" from this host, uid {uid}"),
-    }
+    let from = from.map(|from| from.to_string());
+    let mut text = match (iif, from) {
+        (Some(iif), from) => {
+            format!("{to} from {}, coming by {iif}", from.as_deref().unwrap_or("nowhere"))
+        }
+        (None, Some(from)) => format!("{to} from this host's {from}, uid {uid}"),
+        (None, None) => format!("{to} from this host, uid {uid}"),
+    };
     if let Some(oif) = oif {
         text += &format!(", bound to {oif}");
     }

@@ -159,7 +159,7 @@ fn explain(lab: &mut Lab) -> Result<()> {
     let text = hub.daemon.run(&["explain", V4])?;
     for part in [
         &format!("all packets: table main: {NET4} metric 10 via 10.99.0.1 dev wg0"),
-        &"the kernel agrees: via 10.99.0.1 dev wg0".to_owned(),
+        "the kernel agrees: via 10.99.0.1 dev wg0",
         &format!("{V4} belongs to peer"),
         &best,
         "proto bird metric 10",

@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     Case {
         address: FAR,
         explain: "--proto tcp --dport 443",
-        ip: "ipproto tcp dport 443",
+        ip: "ipproto 6 dport 443",
         link: "wg1",
         peer: "exit",
         says: &["rule 1002: tcp, to port 443: table 100:", "tcp to port 443"],
@@ -79,7 +79,7 @@ const CASES: &[Case] = &[
     Case {
         address: NEAR,
         explain: "--proto tcp --dport 443",
-        ip: "ipproto tcp dport 443",
+        ip: "ipproto 6 dport 443",
         link: "wg0",
         peer: "s1",
         says: &["rule 900: to 192.0.2.0/24: goto 32000"],
@@ -192,7 +192,7 @@ fn packets(lab: &mut Lab) -> Result<()> {
          rule add priority 900 to 192.0.2.0/24 goto 32000\n\
          rule add priority 1000 fwmark 0x10 lookup 100\n\
          rule add priority 1001 uidrange 1000-1999 lookup 101\n\
-         rule add priority 1002 ipproto tcp dport 443 lookup 100\n\
+         rule add priority 1002 ipproto 6 dport 443 lookup 100\n\
          rule add priority 1003 iif {lan} lookup 101\n\
          rule add priority 32000 nop\n"
     ))?;

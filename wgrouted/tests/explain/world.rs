@@ -213,7 +213,7 @@ fn rule(dice: &mut Dice, family: Family) -> String {
             4 => format!(" fwmark {}", dice.pick(&["1", "0x10/0xf0", "0/1"])),
             5 => format!(" uidrange {}", dice.pick(&["0-0", "1000-1999", "1500-3000"])),
             6 => format!(" tos {:#x}", dice.pick(&[0x04, 0x10])),
-            7 => format!(" ipproto {}", dice.pick(&["tcp", "udp", "icmp"])),
+            7 => format!(" ipproto {}", dice.pick(&["6", "17", "1", "58"])),
             8 => format!(" sport {}", dice.pick(&["80", "1024-65534"])),
             _ => format!(" dport {}", dice.pick(&["443", "1-1023"])),
         };

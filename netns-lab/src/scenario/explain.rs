@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
         says: &[
             "rule 32766: all packets: table main: 192.0.2.0/24 via 10.1.0.2 dev wg0",
             "→ link wg0, to peer s1 at 198.51.100.7:51820 (AllowedIPs 192.0.2.0/24)",
-            "skipped: rule 1000 (mark 0x10: the packet has none)",
+            "rule 900: to 192.0.2.0/24: goto 32000",
             "replies: WireGuard lets 192.0.2.9 in from s1",
         ],
     },
@@ -64,6 +64,7 @@ const CASES: &[Case] = &[
         link: "gre-t",
         peer: "s1",
         says: &[
+            "skipped: rule 1000 (mark 0x10: the packet has none)",
             "rule 1001: uid 1000-1999: table 101: default via 10.9.0.2 dev gre-t",
             "→ link gre-t, gre from 10.1.0.1 to 10.1.0.2 over wg0, to peer s1 at",
         ],

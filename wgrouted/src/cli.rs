@@ -114,11 +114,16 @@ pub enum Command {
         after_long_help = "Example:\n  wgrouted enforce --config /etc/wgrouted/wgrouted.toml"
     )]
     Enforce(Enforce),
-    /// Explain which peer gets an address, and why
+    /// Explain where a packet goes, which peer gets it, and why
     ///
-    /// Names the route, the rule that led to the peer, the alternatives that lost, and what
-    /// WireGuard has installed.
-    #[command(after_long_help = "Example:\n  wgrouted explain 192.0.2.1")]
+    /// Follows it through policy rules and routing tables as the kernel does, asks the kernel whether
+    /// that is so, and goes on to the peer and to the way back. Then names the route that gave the
+    /// address to its peer, the alternatives that lost, and what WireGuard has installed.
+    #[command(after_long_help = "Exit status: 0 if the packet gets somewhere, 1 if not.\n\n\
+        Examples:\n  \
+        wgrouted explain 192.0.2.1\n  \
+        wgrouted explain 192.0.2.1 --uid 1000 --proto tcp --dport 443\n  \
+        wgrouted explain 192.0.2.1 --from 10.1.0.7 --iif eth0 --mark 0x10")]
     Explain(Explain),
     /// Check this machine, and explain what is wrong with it
     ///
@@ -271,14 +276,67 @@ pub enum View {
 /// Arguments of `explain`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Explain {
-    /// IPv4 or IPv6 address
+    /// IPv4 or IPv6 address that the packet goes to
     pub address: IpAddr,
-    /// Only this interface
+    /// Its source [default: the one that the kernel chooses]
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
+    /// Link that it comes in by [default: none, it is this host's own]
+    #[arg(long, value_name = "IF", value_parser = config::interface_name)]
+    pub iif: Option<String>,
+    /// Link or VRF that its socket is bound to
+    #[arg(long, value_name = "IF", value_parser = config::interface_name)]
+    pub oif: Option<String>,
+    /// Its mark, such as 16 or 0x10 [default: 0]
+    #[arg(long, value_name = "NUMBER", value_parser = number)]
+    pub mark: Option<u32>,
+    /// Owner of its socket [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub uid: Option<u32>,
+    /// TOS or traffic class, such as 0x10 [default: 0]
+    #[arg(long, value_name = "NUMBER", value_parser = octet)]
+    pub tos: Option<u8>,
+    /// Protocol: a name such as tcp, udp or icmp, or a number
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
+    pub proto: Option<u8>,
+    /// Source port
+    #[arg(long, value_name = "PORT", requires = "proto")]
+    pub sport: Option<u16>,
+    /// Destination port
+    #[arg(long, value_name = "PORT", requires = "proto")]
+    pub dport: Option<u16>,
+    /// Tell of peers of this interface only
     #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
     pub interface: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+impl Explain {
+    /// Whether more is said of the packet than where it goes.
+    pub fn is_about_a_packet(&self) -> bool {
+        let Explain { from, iif, oif, mark, uid, tos, proto, sport, dport, .. } = self;
+        from.is_some()
+            || [iif, oif].into_iter().any(Option::is_some)
+            || [mark, uid].into_iter().any(Option::is_some)
+            || [tos, proto].into_iter().any(Option::is_some)
+            || [sport, dport].into_iter().any(Option::is_some)
+    }
+}
+
+/// A number as `ip` takes it.
+fn number(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| format!("`{text}` is no number: write 16 or 0x10"))
+}
+
+fn octet(text: &str) -> Result<u8, String> {
+    let wide = number(text)?;
+    u8::try_from(wide).map_err(|_| format!("`{text}` is no octet: write a number up to 0xff"))
 }
 
 /// Arguments of `replay`.
@@ -473,6 +531,9 @@ mod tests {
             ("wgrouted run -i averylonginterfacename", "1 to 15 bytes"),
             ("wgrouted run --log wgrouted=loud", "is not a log filter"),
             ("wgrouted explain 192.0.2.0/24", "invalid IP address syntax"),
+            ("wgrouted explain 192.0.2.1 --mark 0xg", "is no number: write 16 or 0x10"),
+            ("wgrouted explain 192.0.2.1 --tos 256", "is no octet"),
+            ("wgrouted explain 192.0.2.1 --dport 443", "--proto"),
             ("wgrouted show peer", "peers"),
             ("wgrouted filter", "check"),
             ("wgrouted", "Usage"),

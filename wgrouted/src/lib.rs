@@ -9,6 +9,7 @@
 //! - [`target`] turns requests into WireGuard's generic netlink.
 //! - [`serve`] answers questions over a Unix socket and TCP; [`show`] prints the answers.
 //! - [`config`] and [`cli`] say what the operator wants; [`filter`] says what that means to packets.
+//! - [`explain`] follows one packet to its peer and back.
 //! - [`live`] shows what changes while it does.
 //! - [`reach`] watches peers and tells routing daemons.
 //! - [`doctor`] looks at the machine, and changes nothing; [`cleanup`] takes away what was left.
@@ -22,6 +23,7 @@ pub mod core;
 pub mod daemon;
 pub mod doctor;
 pub mod exits;
+pub mod explain;
 pub mod filter;
 pub mod live;
 pub mod oneshot;

@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, BufWriter, Write},
-    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -19,22 +18,18 @@ use wgrouted::{
         Man, Plan, Run, Show, View,
     },
     config::{self, Config, ConfigErrors, Names, defaults},
-    core::{
-        report::{Explanation, RouteRow},
-        route::Link,
-    },
+    core::report::{PeerRow, RouteRow},
     daemon::{self, Options, RunError, recording},
-    doctor, exits, filter, live, oneshot,
+    doctor, exits,
+    explain::{self, ExplainError, Informant, Labels, question::QuestionError},
+    filter, live, oneshot,
     reach::list,
     serve::{
         client::{Client, ClientError},
         filter::{TestAnswer, TestQuery},
     },
     show,
-    source::{
-        netns::{self, EnterError},
-        rtnetlink::{self, Dumper, Lookup},
-    },
+    source::netns::{self, EnterError},
 };
 
 /// Wrong usage or configuration; also clap's own status for usage errors.
@@ -59,6 +54,22 @@ enum Failure {
     Answer(#[from] serde_json::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Question(QuestionError),
+    #[error(transparent)]
+    Explain(ExplainError),
+    /// The packet gets nowhere, which has been told.
+    #[error("no way")]
+    NoWay,
+}
+
+impl From<ExplainError> for Failure {
+    fn from(error: ExplainError) -> Self {
+        match error {
+            ExplainError::Question(error) => Failure::Question(error),
+            other => Failure::Explain(other),
+        }
+    }
 }
 
 impl From<RunError> for Failure {
@@ -80,6 +91,11 @@ fn main() -> ExitCode {
             eprintln!("{errors}");
             ExitCode::from(EXIT_USAGE)
         }
+        Err(Failure::Question(error)) => {
+            eprintln!("wgrouted: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::NoWay) => ExitCode::FAILURE,
         Err(failure) => {
             eprintln!("wgrouted: {failure}");
             ExitCode::FAILURE
@@ -411,38 +427,57 @@ fn explain(global: &Global, args: &Explain) -> Result<(), Failure> {
     let address = args.address.to_string();
     let mut query = vec![("address", address.as_str())];
     query.extend(args.interface.iter().map(|interface| ("interface", interface.as_str())));
-    let explanations: Vec<Explanation> = match get(global, &resource("explain", &query)) {
-        Err(Failure::Client(ClientError::NoDaemon(socket))) => {
-            let config = stand_in(args.interface.as_deref(), Path::new(defaults::CONFIG_FILE))
-                .map_err(|errors| match &args.interface {
-                    // Neither a daemon nor a configuration: say both.
-                    None if !Path::new(defaults::CONFIG_FILE).exists() => {
-                        Failure::Client(ClientError::NoDaemon(socket))
-                    }
-                    _ => errors.into(),
-                })?;
-            let directory = config_runtime_dir(global, &config);
-            oneshot::read(config, &directory)?.explain(args.address, args.interface.as_deref())
+    let (mut informant, explanations) = match get(global, &resource("explain", &query)) {
+        Err(Failure::Client(ClientError::NoDaemon(_))) => {
+            let file = Path::new(defaults::CONFIG_FILE);
+            // The kernel's part needs neither a daemon nor a configuration.
+            if args.interface.is_none() && !file.exists() {
+                (Told::Nothing, Vec::new())
+            } else {
+                let config = stand_in(args.interface.as_deref(), file)?;
+                let directory = config_runtime_dir(global, &config);
+                let engine = oneshot::read(config, &directory)?;
+                let explanations = engine.explain(args.address, args.interface.as_deref());
+                (Told::ByEngine(engine.peers(None)), explanations)
+            }
         }
-        answer => answer?,
+        answer => (Told::ByDaemon(global), answer?),
     };
-    // The kernel's own answer is a help, not a condition.
-    let lookup = kernel_lookup(args.address).ok();
+    let answer = explain::explain(args, &mut informant, Labels::NONE, explanations)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        serde_json::to_writer(&mut out, &explanations)?;
+        serde_json::to_writer(&mut out, &answer)?;
         writeln!(out)?;
     } else {
-        let lookup = lookup.as_ref().map(|(lookup, links)| (lookup, links.as_slice()));
-        show::explain(&mut out, &explanations, lookup, &Names::system())?;
+        explain::print::print(&mut out, &answer, &Names::system())?;
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    if answer.is_way { Ok(()) } else { Err(Failure::NoWay) }
 }
 
-/// What the kernel does with a packet to this address, and the links' names.
-fn kernel_lookup(address: IpAddr) -> Result<(Lookup, Vec<Link>), rtnetlink::Error> {
-    let mut dumper = Dumper::open()?;
-    Ok((dumper.route_get(address, None)?, dumper.links()?))
+/// Who tells `explain` of peers and the filter.
+enum Told<'a> {
+    ByDaemon(&'a Global),
+    ByEngine(Vec<PeerRow>),
+    Nothing,
+}
+
+impl Informant for Told<'_> {
+    /// Names are a help, not a condition.
+    fn peers(&mut self) -> Vec<PeerRow> {
+        match self {
+            Told::ByDaemon(global) => get(global, "/v1/peers").unwrap_or_default(),
+            Told::ByEngine(rows) => std::mem::take(rows),
+            Told::Nothing => Vec::new(),
+        }
+    }
+
+    /// Who is not filtered is refused an answer.
+    fn judge(&mut self, query: TestQuery) -> Option<TestAnswer> {
+        let Told::ByDaemon(global) = self else { return None };
+        let query = serde_urlencoded::to_string(query).ok()?;
+        get(global, &format!("/v1/filter/test?{query}")).ok()
+    }
 }
 
 /// The configuration that a daemon would have.

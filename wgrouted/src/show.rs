@@ -12,9 +12,8 @@ use crate::{
             Candidate, Explanation, InterfaceState, Origin, Owner, PeerRow, RouteRow, ShadowedRow,
             Status, UnresolvedRow, Verdict,
         },
-        route::{Link, RouteKind},
+        route::RouteKind,
     },
-    source::rtnetlink::Lookup,
 };
 
 /// Prints rows under headings, columns aligned.
@@ -179,16 +178,8 @@ pub fn shadowed(out: &mut impl Write, rows: &[ShadowedRow], names: &Names) -> io
     Ok(())
 }
 
-/// `explain`.
-pub fn explain(
-    out: &mut impl Write,
-    explanations: &[Explanation],
-    lookup: Option<(&Lookup, &[Link])>,
-    names: &Names,
-) -> io::Result<()> {
-    if let Some((lookup, links)) = lookup {
-        writeln!(out, "kernel: {}", lookup_line(lookup, links, names))?;
-    }
+/// Which peers an address belongs to, and why: the end of `explain`.
+pub fn owners(out: &mut impl Write, explanations: &[Explanation], names: &Names) -> io::Result<()> {
     for explanation in explanations {
         let Explanation { interface, address, installed, wanted, pinned, candidates } = explanation;
         let text = |owner: &Owner| format!("{} of peer {}", owner.prefix, owner.peer);
@@ -244,7 +235,8 @@ fn candidate_line(candidate: &Candidate, names: &Names) -> String {
     format!("{line}: {verdict}: {}", candidate.why)
 }
 
-fn kind_word(kind: RouteKind) -> Option<&'static str> {
+/// The word before a route's prefix, if there is one.
+pub(crate) fn kind_word(kind: RouteKind) -> Option<&'static str> {
     match kind {
         RouteKind::Unicast => None,
         RouteKind::Blackhole => Some("blackhole"),
@@ -252,24 +244,5 @@ fn kind_word(kind: RouteKind) -> Option<&'static str> {
         RouteKind::Prohibit => Some("prohibit"),
         RouteKind::Throw => Some("throw"),
         RouteKind::Other => Some("local"),
-    }
-}
-
-fn lookup_line(lookup: &Lookup, links: &[Link], names: &Names) -> String {
-    match lookup {
-        Lookup::NoRoute => "no route".to_owned(),
-        Lookup::Rejected(kind) => format!("{} route", kind_word(*kind).unwrap_or("reject")),
-        Lookup::Route { route, hop } => {
-            let table = names.name(NameKind::Table, route.path.table);
-            let kind =
-                kind_word(route.path.kind).map(|word| format!("{word} ")).unwrap_or_default();
-            let via = hop
-                .and_then(|hop| hop.gateway)
-                .map(|gateway| format!(" via {gateway}"))
-                .unwrap_or_default();
-            let link = hop.and_then(|hop| links.iter().find(|link| link.index == hop.oif));
-            let link = link.map(|link| format!(" dev {}", link.name)).unwrap_or_default();
-            format!("{kind}{}{via}{link} table {table}", route.prefix)
-        }
     }
 }

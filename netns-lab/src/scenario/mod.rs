@@ -12,6 +12,7 @@ mod device;
 mod doctor;
 mod early;
 mod examples;
+mod explain;
 mod filter;
 mod follow;
 mod lifecycle;
@@ -101,6 +102,7 @@ pub fn all() -> &'static [Scenario] {
             questions::SCENARIOS,
             doctor::SCENARIOS,
             cleanup::SCENARIOS,
+            explain::SCENARIOS,
             daemons::SCENARIOS,
             bad_input::SCENARIOS,
         ]

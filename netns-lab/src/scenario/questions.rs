@@ -139,7 +139,7 @@ fn explain(lab: &mut Lab) -> Result<()> {
         |spoke: usize| -> Result<String> { Ok(hub.star.spoke(spoke)?.wg.public_key().to_owned()) };
     let (best, other) = (key(1)?, key(2)?);
     let check = |explanation: &Value| -> Result<()> {
-        let here = explanation.get(0).context("no interface explained")?;
+        let here = explanation.pointer("/interfaces/0").context("no interface explained")?;
         ensure!(here["wanted"]["public_key"] == best.as_str(), "{here}");
         ensure!(here["installed"]["prefix"] == NET4, "{here}");
         let candidates = here["candidates"].as_array().context("no candidates")?;
@@ -158,7 +158,8 @@ fn explain(lab: &mut Lab) -> Result<()> {
     check(&hub.daemon.explain(V4)?)?;
     let text = hub.daemon.run(&["explain", V4])?;
     for part in [
-        &format!("kernel: {NET4} via 10.99.0.1 dev wg0 table main"),
+        &format!("all packets: table main: {NET4} metric 10 via 10.99.0.1 dev wg0"),
+        "the kernel agrees: via 10.99.0.1 dev wg0",
         &format!("{V4} belongs to peer"),
         &best,
         "proto bird metric 10",

@@ -16,6 +16,7 @@ pub mod exits;
 pub mod filter;
 pub mod interface;
 pub mod links;
+pub mod lookup;
 pub mod nexthops;
 pub mod path_table;
 pub mod peer;

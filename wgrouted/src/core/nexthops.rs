@@ -5,14 +5,16 @@
 //! not repeat the object's hops in the route, so they are resolved here.
 
 use hashbrown::HashMap;
+use serde::Serialize;
 use smallvec::SmallVec;
 
 use super::route::{Hop, IfIndex, Nexthop, NexthopId, NexthopKind, Path};
 
 /// A usable hop of a path, with the nexthop object that it came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ResolvedHop {
     /// The hop.
+    #[serde(flatten)]
     pub hop: Hop,
     /// The single nexthop object that gave it (a group's member, not the group), zero if the
     /// route named the hop itself.

@@ -7,7 +7,7 @@ use support::{
     netns::{fresh, ip, sysctl},
     routes::RouteWriter,
 };
-use wgrouted::source::rtnetlink::Lookup;
+use wgrouted::core::lookup::{kernel::Lookup, packet::Packet};
 
 use super::*;
 
@@ -126,14 +126,14 @@ fn a_lookup_answers_as_the_kernel_would_route() {
     ip("-6 route add unreachable 2001:db8:a::/48");
     ip("-6 route add prohibit 2001:db8:b::/48");
     let mut dumper = Dumper::open().unwrap();
-    let mut ask = |addr: &str| dumper.route_get(addr.parse().unwrap(), None).unwrap();
-    let Lookup::Route { route, hop } = ask("192.0.2.77") else { panic!("no route") };
+    let mut ask = |addr: &str| dumper.route_get(&Packet::to(addr.parse().unwrap())).unwrap();
+    let Lookup::Route { route, hop, .. } = ask("192.0.2.77") else { panic!("no route") };
     assert_eq!((show(&route).as_str(), route.path.table), ("192.0.2.0/24 via 10.0.0.2", 100));
     assert_eq!(route.path.metric, 7);
     let hop = hop.unwrap();
     assert_eq!((hop.oif, hop.gateway), (v0, Some("10.0.0.2".parse().unwrap())));
 
-    let Lookup::Route { route, hop } = ask("198.51.100.9") else { panic!("no route") };
+    let Lookup::Route { route, hop, .. } = ask("198.51.100.9") else { panic!("no route") };
     let hop = hop.unwrap();
     assert_eq!(route.path.hops.len(), 2);
     assert!(route.path.hops.iter().any(|h| (h.oif, h.gateway) == (hop.oif, hop.gateway)));
@@ -144,7 +144,7 @@ fn a_lookup_answers_as_the_kernel_would_route() {
     assert_eq!(ask("10.12.0.1"), Lookup::NoRoute);
     assert_eq!(ask("203.0.113.1"), Lookup::NoRoute);
 
-    let Lookup::Route { route, hop } = ask("2001:db8::1") else { panic!("no route") };
+    let Lookup::Route { route, hop, .. } = ask("2001:db8::1") else { panic!("no route") };
     assert_eq!(show(&route), "2001:db8::/48 via fd00::2");
     assert_eq!(hop.unwrap().gateway, Some("fd00::2".parse::<IpAddr>().unwrap()));
     assert_eq!(ask("2001:db8:9::1"), Lookup::Rejected(RouteKind::Blackhole));

@@ -142,6 +142,14 @@ pub enum Action {
     Other(u8),
 }
 
+impl<T: PartialEq + fmt::Display> fmt::Display for Span<T> {
+    /// One number, or two.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Span { first, last } = self;
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
 impl Action {
     /// A plain lookup.
     pub const fn table(table: TableId) -> Action {
@@ -201,10 +209,8 @@ impl fmt::Display for Selector {
             write!(f, " ipproto {}", self.protocol)?;
         }
         for (word, ports) in [("sport", self.sport), ("dport", self.dport)] {
-            match ports {
-                Some(Span { first, last }) if first == last => write!(f, " {word} {first}")?,
-                Some(Span { first, last }) => write!(f, " {word} {first}-{last}")?,
-                None => {}
+            if let Some(ports) = ports {
+                write!(f, " {word} {ports}")?;
             }
         }
         Ok(())

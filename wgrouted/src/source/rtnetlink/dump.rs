@@ -3,7 +3,7 @@
 //! Here lives [`Dumper`]. It keeps nothing between two questions but its socket and a count of
 //! what it could not read.
 
-use std::{io, mem, net::IpAddr, ops::ControlFlow};
+use std::{collections::BTreeMap, io, mem, net::IpAddr, ops::ControlFlow};
 
 use super::{
     Error,
@@ -14,8 +14,9 @@ use super::{
 use crate::core::{
     event::Scope,
     exits::iprule::IpRule,
+    lookup::{kernel::Lookup, packet::Packet},
     prefix::{Family, Prefix},
-    route::{Hop, IfIndex, Link, Nexthop, Route, RouteKind},
+    route::{IfIndex, Link, Nexthop, Route, RouteKind, TableId},
 };
 
 /// How often a dump that is disturbed by changes is begun anew.
@@ -25,22 +26,6 @@ const ATTEMPTS: u32 = 8;
 pub struct Dumper {
     client: Client,
     decode_errors: u64,
-}
-
-/// What the kernel does with a packet to one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// A route matches.
-    Route {
-        /// The table's entry, with the table it was found in.
-        route: Route,
-        /// The hop chosen for this address.
-        hop: Option<Hop>,
-    },
-    /// A reject route matches: the kernel tells its kind only.
-    Rejected(RouteKind),
-    /// Nothing matches.
-    NoRoute,
 }
 
 impl Dumper {
@@ -56,15 +41,7 @@ impl Dumper {
 
     /// All links.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
-        self.settled(
-            "dump links",
-            || {
-                // struct ifinfomsg. Counters are half of each answer and of no use.
-                Request::new("dump links", wire::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16])
-                    .attribute(libc::IFLA_EXT_MASK, &libc::RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
-            },
-            decode::link,
-        )
+        self.settled("dump links", links_request, decode::link)
     }
 
     /// All nexthop objects. Kernels before 5.3 have none.
@@ -150,12 +127,30 @@ impl Dumper {
         }
     }
 
-    /// What the kernel does with a packet to `dst` (`ip route get`). Naming a VRF as `oif` asks
-    /// for a lookup in that VRF.
-    pub fn route_get(&mut self, dst: IpAddr, oif: Option<IfIndex>) -> Result<Lookup, Error> {
-        let matched = match self.get(dst, oif, wire::RTM_F_FIB_MATCH) {
-            Ok(Some(route)) => route,
-            Ok(None) => return Ok(Lookup::NoRoute),
+    /// The routes of a table whose prefixes hold an address, in the kernel's order. The kernel has no
+    /// question for less than the table, which is read to its end and not kept.
+    pub fn routes_to(&mut self, table: TableId, address: IpAddr) -> Result<Vec<Route>, Error> {
+        let family = Prefix::host(address).family();
+        let mut all = Vec::new();
+        let scope = Scope { family, table: Some(table), oif: None };
+        let _ = self.routes(scope, &mut |chunk| {
+            all.extend(chunk.into_iter().filter(|route| route.prefix.contains(address)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
+    /// The group of each link.
+    pub fn link_groups(&mut self) -> Result<BTreeMap<IfIndex, u32>, Error> {
+        let all = self.settled("dump links", links_request, decode::link_group)?;
+        Ok(all.into_iter().collect())
+    }
+
+    /// What the kernel does with a packet (`ip route get`). Naming a VRF as `oif` asks for a lookup
+    /// in that VRF.
+    pub fn route_get(&mut self, packet: &Packet) -> Result<Lookup, Error> {
+        let taken = match self.get(packet, 0, decode::answer) {
+            Ok(taken) => taken,
             // An explained error is about the question.
             Err(Error::Refused { explanation: None, source, request }) => {
                 return answer(&source).ok_or(Error::Refused {
@@ -166,37 +161,31 @@ impl Dumper {
             }
             Err(error) => return Err(error),
         };
-        let chosen = self.get(dst, oif, 0)?;
-        let hop = chosen.and_then(|route| route.path.hops.first().copied());
-        Ok(Lookup::Route { route: matched, hop })
+        let Some((taken, source)) = taken else { return Ok(Lookup::NoRoute) };
+        let hop = taken.path.hops.first().copied();
+        match self.get(packet, wire::RTM_F_FIB_MATCH, decode::route_or_clone) {
+            Ok(Some(route)) => Ok(Lookup::Route { route, hop, source }),
+            Ok(None) => Ok(Lookup::NoRoute),
+            // The packet goes, but by no route (`inet_rtm_getroute`, net/ipv4/route.c).
+            Err(Error::Refused { explanation: None, source: error, request }) => match hop {
+                Some(hop) if error.raw_os_error() == Some(libc::EHOSTUNREACH) => {
+                    Ok(Lookup::OnLink { hop, source })
+                }
+                _ => Err(Error::Refused { explanation: None, source: error, request }),
+            },
+            Err(error) => Err(error),
+        }
     }
 
-    fn get(
+    fn get<T>(
         &mut self,
-        dst: IpAddr,
-        oif: Option<IfIndex>,
+        packet: &Packet,
         flags: u32,
-    ) -> Result<Option<Route>, Error> {
-        let host = Prefix::host(dst);
-        // struct rtmsg
-        let mut header = [0; 12];
-        header[0] = wire::family_byte(host.family());
-        header[1] = host.prefix_len();
-        // IPv4 names the main table unless told to name the right one; IPv6 always does, and
-        // refuses the flag.
-        let flags = match dst {
-            IpAddr::V4(_) => flags | wire::RTM_F_LOOKUP_TABLE,
-            IpAddr::V6(_) => flags,
-        };
-        header[8..].copy_from_slice(&flags.to_ne_bytes());
-        let mut request = Request::new("look up a route", wire::RTM_GETROUTE, 0, &header);
-        request = request.address(wire::RTA_DST, dst);
-        if let Some(oif) = oif {
-            request = request.attribute(wire::RTA_OIF, &oif.to_ne_bytes());
-        }
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, DecodeError>,
+    ) -> Result<Option<T>, Error> {
         let mut found = None;
-        self.dump(request, decode::route_or_clone, &mut |routes| {
-            found = routes.into_iter().next();
+        self.dump(question(packet, flags), decode, &mut |answers| {
+            found = answers.into_iter().next();
             ControlFlow::Continue(())
         })?;
         Ok(found)
@@ -255,6 +244,65 @@ impl Dumper {
     }
 }
 
+/// Counters are half of each answer and of no use.
+fn links_request() -> Request {
+    // struct ifinfomsg
+    Request::new("dump links", wire::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16])
+        .attribute(libc::IFLA_EXT_MASK, &libc::RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
+}
+
+/// The request to route a packet. Not all protocols can be asked about
+/// (`rtm_getroute_parse_ip_proto`, net/ipv4/netlink.c): see [`can_ask`].
+fn question(packet: &Packet, flags: u32) -> Request {
+    // struct rtmsg
+    let mut header = [0; 12];
+    header[0] = wire::family_byte(packet.family());
+    header[1] = packet.family().bits();
+    header[2] = packet.src.map_or(0, |_| packet.family().bits());
+    header[3] = packet.tos;
+    // IPv4 names the main table unless told to name the right one; IPv6 always does, and refuses
+    // the flag.
+    let flags = match packet.family() {
+        Family::V4 => flags | wire::RTM_F_LOOKUP_TABLE,
+        Family::V6 => flags,
+    };
+    header[8..].copy_from_slice(&flags.to_ne_bytes());
+    let mut request = Request::new("look up a route", wire::RTM_GETROUTE, 0, &header);
+    for (kind, address) in [(wire::RTA_DST, Some(packet.dst)), (wire::RTA_SRC, packet.src)] {
+        if let Some(address) = address {
+            request = request.address(kind, address);
+        }
+    }
+    let mark = Some(packet.mark).filter(|mark| *mark != 0);
+    let numbers = [
+        (wire::RTA_IIF, packet.iif),
+        (wire::RTA_OIF, packet.oif),
+        (wire::RTA_MARK, mark),
+        // Forwarded ones too: IPv6 would take them for nobody's, other than when they come.
+        (wire::RTA_UID, Some(packet.uid)),
+    ];
+    for (kind, number) in numbers {
+        if let Some(number) = number {
+            request = request.attribute(kind, &number.to_ne_bytes());
+        }
+    }
+    if let Some(protocol) = packet.protocol.filter(|protocol| can_ask(*protocol)) {
+        request = request.attribute(wire::RTA_IP_PROTO, &[protocol]);
+    }
+    for (kind, port) in [(wire::RTA_SPORT, packet.sport), (wire::RTA_DPORT, packet.dport)] {
+        if let Some(port) = port {
+            request = request.attribute(kind, &port.to_be_bytes());
+        }
+    }
+    request
+}
+
+/// Whether the kernel answers about packets of this protocol; of others it is asked without.
+pub fn can_ask(protocol: u8) -> bool {
+    [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6]
+        .contains(&protocol.into())
+}
+
 /// The kernel's own filter is trusted only where the answer does not show what it filtered by:
 /// it ignores filters without strict checking, and the family where IPv6 is not loaded
 /// (`rtnl_dump_all`).
@@ -283,7 +331,7 @@ fn answer(error: &io::Error) -> Option<Lookup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::route::{Hops, Path};
+    use crate::core::route::{Hop, Hops, Path};
 
     fn route(table: u32, nexthop: u32, oifs: &[u32]) -> Route {
         let hop = |&oif| Hop { oif, gateway: None, weight: 1, realm: 0, dead: false };

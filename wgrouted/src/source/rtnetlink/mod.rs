@@ -16,7 +16,7 @@ mod notifier;
 pub(crate) mod request;
 pub mod wire;
 
-pub use dump::{Dumper, Lookup};
+pub use dump::{Dumper, can_ask};
 pub use monitor::{Counters, Knocker, Monitor, Stopper, Wake};
 pub use notifier::Notifier;
 

@@ -42,6 +42,7 @@ pub(crate) const RTNH_F_ONLINK: u8 = 4;
 
 pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_SRC: u16 = 2;
+pub(crate) const RTA_IIF: u16 = 3;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
 pub(crate) const RTA_PRIORITY: u16 = 6;
@@ -49,7 +50,12 @@ pub(crate) const RTA_PREFSRC: u16 = 7;
 pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_FLOW: u16 = 11;
 pub(crate) const RTA_TABLE: u16 = 15;
+pub(crate) const RTA_MARK: u16 = 16;
 pub(crate) const RTA_VIA: u16 = 18;
+pub(crate) const RTA_UID: u16 = 25;
+pub(crate) const RTA_IP_PROTO: u16 = 27;
+pub(crate) const RTA_SPORT: u16 = 28;
+pub(crate) const RTA_DPORT: u16 = 29;
 pub(crate) const RTA_NH_ID: u16 = 30;
 
 // include/uapi/linux/nexthop.h

@@ -16,6 +16,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_WIRELESS: u16 = 11;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VRF_TABLE: u16 = 1;
@@ -41,6 +42,21 @@ pub fn link(message: &Message<'_>) -> Result<Option<Link>, DecodeError> {
     }
     let name = name.ok_or(read.missing(IFLA_IFNAME))?;
     Ok(Some(Link { index, name, up: flags & libc::IFF_UP as u32 != 0, master, kind }))
+}
+
+/// The group of the link in an `RTM_NEWLINK`.
+pub fn link_group(message: &Message<'_>) -> Result<Option<(IfIndex, u32)>, DecodeError> {
+    let Some((index, _, attributes)) = header(message)? else {
+        return Ok(None);
+    };
+    let read = Reader { kind: message.kind };
+    for attribute in attributes {
+        let (attribute, value) = attribute?;
+        if attribute == IFLA_GROUP {
+            return Ok(Some((index, read.u32(attribute, value)?)));
+        }
+    }
+    Ok(None)
 }
 
 /// The link that an `RTM_DELLINK` takes away; `None` where a port merely leaves its bridge.

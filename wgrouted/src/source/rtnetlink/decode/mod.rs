@@ -17,9 +17,9 @@ use std::net::IpAddr;
 pub use self::{
     exits::{OwnedNexthop, owned_nexthop, preferred_source},
     iprule::iprule,
-    link::link,
+    link::{link, link_group},
     nexthop::nexthop,
-    route::{route, route_or_clone},
+    route::{answer, route, route_or_clone},
 };
 
 use super::wire::{self, Message, Messages};

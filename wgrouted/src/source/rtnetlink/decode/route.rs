@@ -26,6 +26,20 @@ pub fn route(message: &Message<'_>) -> Result<Option<Route>, DecodeError> {
     route_or_clone(message)
 }
 
+/// The answer to `RTM_GETROUTE` for one packet, with the source that the packet gets or has.
+pub fn answer(message: &Message<'_>) -> Result<Option<(Route, Option<IpAddr>)>, DecodeError> {
+    let Some(route) = route_or_clone(message)? else { return Ok(None) };
+    let read = Reader { kind: message.kind };
+    let mut source = None;
+    for attribute in split::<12>(message)?.1 {
+        let (kind, value) = attribute?;
+        if kind == wire::RTA_PREFSRC {
+            source = Some(read.address(kind, route.prefix.family(), value)?);
+        }
+    }
+    Ok(Some((route, source)))
+}
+
 /// As [`route`], clones included: the answer to `RTM_GETROUTE` for one address is one.
 pub fn route_or_clone(message: &Message<'_>) -> Result<Option<Route>, DecodeError> {
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags

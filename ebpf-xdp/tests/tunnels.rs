@@ -104,10 +104,9 @@ fn only_what_is_between_the_ends_is_looked_through() {
 
 #[test]
 fn keys_tell_tunnels_between_the_same_ends_apart() {
-    let mut world = World::standard();
-    let mut judge = |flags, key| {
+    let judge = |flags, key| {
         let packet = ip("10.9.0.3", "10.9.0.1", 47, &gre_keyed(flags, key, &inner("10.1.7.9")));
-        let verdict = world.ingress(TUNNEL, &packet);
+        let verdict = World::standard().ingress(TUNNEL, &packet);
         (verdict.peer, verdict.reason)
     };
     for flags in [0x20, 0xa0, 0x30, 0xb0] {
@@ -118,7 +117,7 @@ fn keys_tell_tunnels_between_the_same_ends_apart() {
     assert_eq!(judge(0, 0), (2, Reason::NoTunnel), "the kernel has no tunnel without a key here");
     assert_eq!(judge(0x90, 0), (2, Reason::NoTunnel));
     let keyed = ip(PEER4.0, PEER4.1, 47, &gre(0x20, &inner("10.1.0.5")));
-    let verdict = world.ingress(TUNNEL, &keyed);
+    let verdict = World::standard().ingress(TUNNEL, &keyed);
     assert_eq!((verdict.peer, verdict.reason), (1, Reason::NoTunnel), "nor with a key there");
 }
 

@@ -10,7 +10,10 @@ use clap::ValueEnum;
 use ebpf_xdp::parse::{self, protocol, tcp};
 use serde::{Deserialize, Serialize};
 
-use crate::config::filter::{has_ports, is_icmp, protocol_name};
+use crate::{
+    config::filter::{has_ports, is_icmp, protocol_name},
+    core::filter::rule::Ends,
+};
 
 /// What the operator asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,9 @@ pub enum ProbeError {
     /// No destination port.
     #[error("{0} needs a destination port: add --dport")]
     NoPort(String),
+    /// A tunnel that does not carry the family.
+    #[error("an ipip tunnel carries IPv4 only: give IPv4 addresses")]
+    Payload,
     /// Types without a place for them.
     #[error("{0} has no types: leave --icmp-type and --icmp-code out, or name icmp or icmpv6")]
     Types(String),
@@ -154,44 +160,24 @@ impl Probe {
         };
         // All fragments but the last one are multiples of eight long.
         payload.resize(payload.len().next_multiple_of(8), 0);
-        match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let field = match self.fragment {
-                    None => 0x4000,
-                    Some(Fragment::First) => 0x2000,
-                    Some(Fragment::Later) => OFFSET / 8,
-                };
-                let mut packet = vec![0x45, 0];
-                packet.extend(length(20 + payload.len()));
-                packet.extend([0, ID]);
-                packet.extend(field.to_be_bytes());
-                packet.extend([64, self.protocol, 0, 0]);
-                packet.extend(src.octets());
-                packet.extend(dst.octets());
-                packet.extend(payload);
-                packet
-            }
-            (src, dst) => {
-                let field = match self.fragment {
-                    None => None,
-                    Some(Fragment::First) => Some(1),
-                    Some(Fragment::Later) => Some(OFFSET),
-                };
-                let mut next = self.protocol;
-                if let Some(field) = field {
-                    let [high, low] = u16::to_be_bytes(field);
-                    payload.splice(0..0, [next, 0, high, low, 0, 0, 0, ID]);
-                    next = protocol::FRAGMENT;
-                }
-                let mut packet = vec![0x60, 0, 0, 0];
-                packet.extend(length(payload.len()));
-                packet.extend([next, 64]);
-                packet.extend(octets6(src));
-                packet.extend(octets6(dst));
-                packet.extend(payload);
-                packet
-            }
+        packet(self.src, self.dst, self.protocol, self.fragment, payload)
+    }
+
+    /// Its bytes inside a tunnel's packet that comes in between these ends.
+    pub fn inside(&self, ends: &Ends) -> Result<Vec<u8>, ProbeError> {
+        let inner = self.packet();
+        if ends.protocol == protocol::IPIP && !self.src.is_ipv4() {
+            return Err(ProbeError::Payload);
         }
+        let mut payload = Vec::new();
+        if ends.protocol == protocol::GRE {
+            let kind: u16 = if self.src.is_ipv4() { 0x0800 } else { 0x86dd };
+            payload.extend([if ends.key.is_some() { 0x20 } else { 0 }, 0]);
+            payload.extend(kind.to_be_bytes());
+            payload.extend(ends.key.into_iter().flat_map(u32::to_be_bytes));
+        }
+        payload.extend(inner);
+        Ok(packet(ends.remote, ends.local, ends.protocol, None, payload))
     }
 
     fn transport(&self) -> Vec<u8> {
@@ -218,8 +204,56 @@ impl Probe {
     }
 }
 
+/// An IP packet, or a fragment of one.
+fn packet(
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    fragment: Option<Fragment>,
+    mut payload: Vec<u8>,
+) -> Vec<u8> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let field = match fragment {
+                None => 0x4000,
+                Some(Fragment::First) => 0x2000,
+                Some(Fragment::Later) => OFFSET / 8,
+            };
+            let mut packet = vec![0x45, 0];
+            packet.extend(length(20 + payload.len()));
+            packet.extend([0, ID]);
+            packet.extend(field.to_be_bytes());
+            packet.extend([64, protocol, 0, 0]);
+            packet.extend(src.octets());
+            packet.extend(dst.octets());
+            packet.extend(payload);
+            packet
+        }
+        (src, dst) => {
+            let field = match fragment {
+                None => None,
+                Some(Fragment::First) => Some(1),
+                Some(Fragment::Later) => Some(OFFSET),
+            };
+            let mut next = protocol;
+            if let Some(field) = field {
+                let [high, low] = u16::to_be_bytes(field);
+                payload.splice(0..0, [next, 0, high, low, 0, 0, 0, ID]);
+                next = protocol::FRAGMENT;
+            }
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length(payload.len()));
+            packet.extend([next, 64]);
+            packet.extend(octets6(src));
+            packet.extend(octets6(dst));
+            packet.extend(payload);
+            packet
+        }
+    }
+}
+
 fn length(octets: usize) -> [u8; 2] {
-    // The longest probe has 80 octets.
+    // The longest probe has some 130 octets.
     u16::try_from(octets).unwrap_or(u16::MAX).to_be_bytes()
 }
 

@@ -20,12 +20,12 @@ use super::{
     legal::{Legal, View},
     owners::{Owners, Sets},
     policy::{PolicyRule, compile},
-    roster::{mode, stable_number},
-    rule::FilterRule,
+    roster::{Member, mode, stable_number},
+    rule::{Ends, FilterRule},
     sources::Sources,
     table::{
         CompiledPolicy, FilterChange, FilterError, FilterPlan, Identity, LinkPlan, LinkState,
-        SourceKey,
+        SourceKey, TunnelKey,
     },
     words::Words,
 };
@@ -90,6 +90,7 @@ pub struct Filter {
     members: Words<(u32, u32), ()>,
     peers: Words<u32, (Identity, layout::Peer)>,
     links: Words<IfIndex, layout::Link>,
+    tunnels: Words<TunnelKey, layout::Tunnel>,
     policies: Words<u16, Arc<CompiledPolicy>>,
     /// The filtered interfaces and their revisions that were looked at.
     seen: Option<Vec<(InterfaceId, u64)>>,
@@ -123,6 +124,7 @@ impl Filter {
             members: Words::default(),
             peers: Words::default(),
             links: Words::default(),
+            tunnels: Words::default(),
             policies: Words::default(),
             seen: None,
             changed: Vec::new(),
@@ -179,6 +181,11 @@ impl Filter {
         self.links.wanted(&ifindex).copied()
     }
 
+    /// What is inside packets between two ends.
+    pub fn tunnel_word(&self, key: &TunnelKey) -> Option<layout::Tunnel> {
+        self.tunnels.wanted(key).copied()
+    }
+
     /// The policies by number.
     pub fn policies(&self) -> impl Iterator<Item = (u16, &Arc<CompiledPolicy>)> {
         self.policies.iter()
@@ -216,6 +223,7 @@ impl Filter {
             + self.members.pending()
             + self.peers.pending()
             + self.links.pending()
+            + self.tunnels.pending()
             + self.policies.pending()
     }
 
@@ -254,7 +262,16 @@ impl Filter {
     fn is_whole(&self, ifindex: IfIndex) -> bool {
         let Some(link) = self.legal.roster().link(ifindex) else { return false };
         self.links.is_settled(&ifindex)
-            && link.ids.iter().filter(|id| **id != 0).all(|id| self.peers.is_settled(id))
+            && link
+                .ids
+                .iter()
+                .chain(&link.tunnels)
+                .filter(|id| **id != 0)
+                .all(|id| self.peers.is_settled(id))
+            && link.tunnels.iter().all(|id| {
+                let key = self.legal.roster().member(*id).and_then(key_of);
+                key.is_some_and(|key| self.tunnels.is_settled(&key))
+            })
     }
 
     // ---- what happens ----
@@ -399,10 +416,11 @@ impl Filter {
         let policies: BTreeMap<u16, Arc<CompiledPolicy>> = policies.collect();
         let mut peers = BTreeMap::new();
         let mut learning = Vec::new();
+        let tunnels = self.tunnel_words();
+        let outer: Vec<u32> = tunnels.keys().map(|key| key.peer).collect();
         for (id, member) in self.legal.roster().members() {
             let filter = &member.filter;
             let policy = filter.policy.as_ref().and_then(|name| numbers.get(name)).copied();
-            let flag = |on: bool, bit: u8| if on { bit } else { 0 };
             let narrow = !filter.list.is_empty() && filter.source != super::rule::SourceMode::List;
             let word = layout::Peer {
                 mode: mode(filter.source) as u8,
@@ -411,7 +429,8 @@ impl Filter {
                     | flag(filter.unspecified, layout::Peer::UNSPECIFIED)
                     | flag(filter.control, layout::Peer::CONTROL)
                     | flag(narrow, layout::Peer::NARROW)
-                    | flag(filter.ignore_default, layout::Peer::IGNORE_DEFAULT),
+                    | flag(filter.ignore_default, layout::Peer::IGNORE_DEFAULT)
+                    | flag(outer.binary_search(&id).is_ok(), layout::Peer::TUNNELS),
                 policy: policy.unwrap_or(0),
                 domain: self.legal.domain_of(id),
             };
@@ -432,8 +451,9 @@ impl Filter {
             let finder = if row.dedicated { Finder::Dedicated } else { Finder::Shared };
             let word = layout::Link {
                 finder: finder as u8,
-                flags: if egress { layout::Link::LEARN } else { 0 }
-                    | if monitor { layout::Link::MONITOR } else { 0 },
+                flags: flag(egress, layout::Link::LEARN)
+                    | flag(monitor, layout::Link::MONITOR)
+                    | flag(!row.tunnels.is_empty(), layout::Link::TUNNELS),
                 zone: row.zone,
                 peer: row.only.unwrap_or(0),
             };
@@ -444,7 +464,28 @@ impl Filter {
         self.policies.want_all(policies);
         self.peers.want_all(peers);
         self.links.want_all(links);
+        self.tunnels.want_all(tunnels);
         self.next_attach = Some(Time::ZERO);
+    }
+
+    /// What is inside packets between two ends. In order of the peers that send them.
+    fn tunnel_words(&self) -> BTreeMap<TunnelKey, layout::Tunnel> {
+        let mut words = BTreeMap::new();
+        for (id, member) in self.legal.roster().members() {
+            let (Some(key), Some(place)) = (key_of(member), member.tunnel) else { continue };
+            words.insert(key, layout::Tunnel { peer: id, zone: place.zone, reserved: 0 });
+        }
+        // Between the ends of tunnels with keys there are tunnels.
+        let keyed = words.keys().filter_map(|key| key.ends.map(|ends| (key.peer, ends)));
+        let keyed = keyed.filter(|(_, ends)| ends.key.is_some());
+        let between = keyed.map(|(peer, ends)| {
+            let ends = Some(Ends { key: None, ..ends });
+            TunnelKey { peer, ends }
+        });
+        for key in between.collect::<Vec<_>>() {
+            words.entry(key).or_default();
+        }
+        words
     }
 
     /// Each policy's number: the same in every run, because an adopted peer's word names it.
@@ -459,6 +500,15 @@ impl Filter {
         }
         numbers
     }
+}
+
+fn flag(on: bool, bit: u8) -> u8 {
+    if on { bit } else { 0 }
+}
+
+/// Which packets are a tunnel's.
+fn key_of(member: &Member) -> Option<TunnelKey> {
+    member.tunnel.map(|place| TunnelKey { peer: place.outer, ends: place.ends })
 }
 
 /// What the target shall be.

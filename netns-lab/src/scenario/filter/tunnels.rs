@@ -339,8 +339,6 @@ fn protocols(lab: &Lab, net: &Net) -> Result<()> {
         ] {
             net.judge(spoke, &outer(spoke, &packet)?, 0, Some((who, Passes("source"))))?;
         }
-        let packet = outer(spoke, &to(local, "fd98::2")?.udp(40000, DISCARD))?;
-        net.judge(spoke, &packet, 0, Some((who, Dropped("no-route"))))?;
         let (hub, name) = (&net.star.hub, format!("fe80::20{spoke}%gre-{spoke}"));
         hub.run("ping", ["-6", "-c", "1", "-W", "5", &name])?;
     }

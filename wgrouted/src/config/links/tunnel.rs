@@ -118,7 +118,6 @@ fn place<'a>(
             }
         },
     };
-    check_remote(raw, over, named, report);
     let bounded = raw.manage || raw.kind.is_some() || raw.local.is_some() || raw.key.is_some();
     let given = raw.remote.map(|end| end.value);
     let pins = |peer: &&PeerRule| {
@@ -131,6 +130,7 @@ fn place<'a>(
     let owner = || over.peers.iter().filter(|peer| pins(peer).is_some()).max_by_key(pins);
     let peer = named.or_else(owner);
     if !bounded {
+        check_remote(raw, over, named, report);
         if peer.is_none() && given.is_none() {
             missing(raw, "peer", "peer = \"…\", the name of one of the interface's peers", report);
             return None;
@@ -168,6 +168,7 @@ fn place<'a>(
         let example = "remote = \"10.0.0.2\", the peer's address, or peer = \"…\" with it pinned";
         missing(raw, "remote", example, report);
     }
+    check_remote(raw, over, named, report);
     check_payload(raw, kind, report);
     let ends = Some((kind, local?, remote?));
     Some((Place { over, peer, remote, ends }, String::new()))

@@ -340,6 +340,33 @@ mod tests {
     }
 
     #[test]
+    fn a_tunnel_s_packet_is_read_as_it_is_made() {
+        let inner = Probe::new(&question("192.0.2.1", "10.0.0.1", 17)).unwrap();
+        let inner6 = Probe::new(&question("2001:db8::1", "fd00::1", 17)).unwrap();
+        for (local, remote) in [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")] {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            for (protocol, key) in [(4, None), (47, None), (47, Some(0)), (47, Some(42))] {
+                let ends = Ends { local, remote, protocol, key };
+                for (probe, family) in [(&inner, V4), (&inner6, V6)] {
+                    if protocol == 4 && family == V6 {
+                        assert_eq!(probe.inside(&ends), Err(ProbeError::Payload));
+                        continue;
+                    }
+                    let packet = probe.inside(&ends).unwrap();
+                    let mut outer = Headers::default();
+                    parse::ip(&packet.as_slice(), 0, Extent::Whole, &mut outer).unwrap();
+                    assert_eq!(outer.end as usize, packet.len());
+                    let found = parse::encapsulated(&packet.as_slice(), &outer).unwrap();
+                    let carried = &packet[found.at as usize..];
+                    assert_eq!(carried, probe.packet());
+                    assert_eq!(found.family, family);
+                    assert_eq!(found.keyed.then_some(found.key), key);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn impossible_packets_are_refused_with_the_remedy() {
         let refused = |question: &Question| Probe::new(question).unwrap_err().to_string();
         let (a, b) = ("192.0.2.1", "2001:db8::1");

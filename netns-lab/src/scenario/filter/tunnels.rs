@@ -59,7 +59,7 @@ fn config(star: &Star, hook: Hook) -> Result<String> {
         "[filter]\nhook = \"{}\"\ndirectory = \"{DIRECTORY}\"\n\
          [[interface]]\nname = \"wg0\"\nlink = \"shared\"\n[interface.filter]\n{}{}\
          [[tunnel]]\nname = \"gre-1\"\nkind = \"gre\"\nover = \"wg0\"\npeer = \"s1\"\n\
-         local = \"{}\"\naddresses = [\"10.201.0.254/24\"]\n\
+         local = \"{}\"\naddresses = [\"10.201.0.254/24\", \"fd01:201::fe/64\"]\n\
          [tunnel.filter]\nlink_local = true\n\
          [[tunnel]]\nname = \"gre-2\"\nmanage = false\nover = \"wg0\"\npeer = \"s2\"\n\
          pinned = [\"10.202.0.0/24\"]\n",
@@ -79,7 +79,9 @@ fn build(star: &Star) -> Result<()> {
              link set gre-2 up\n"
         )
     };
-    star.hub.ip_batch(&(second(two[0], two[1]) + "address add 10.202.0.254/24 dev gre-2\n"))?;
+    let near = "address add 10.202.0.254/24 dev gre-2\n\
+                address add fd01:202::fe/64 dev gre-2 nodad\n";
+    star.hub.ip_batch(&(second(two[0], two[1]) + near))?;
     let first =
         format!("link add gre-1 type gre local {} remote {}\nlink set gre-1 up\n", one[1], one[0]);
     for (number, make) in [(1_u8, first), (2, second(two[1], two[0]))] {
@@ -87,6 +89,7 @@ fn build(star: &Star) -> Result<()> {
         spoke.serve(&[own(number, true), own(number, false)])?;
         spoke.node.ip_batch(&format!(
             "{make}address add 10.20{number}.0.{number}/24 dev gre-{number}\n\
+             address add fd01:20{number}::{number}/64 dev gre-{number} nodad\n\
              address add fe80::20{number}/64 dev gre-{number} nodad\n\
              route add 0.0.0.0/0 dev gre-{number}\nroute add ::/0 dev gre-{number}\n"
         ))?;

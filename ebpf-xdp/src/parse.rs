@@ -173,9 +173,12 @@ fn end<P: Packet>(
 ) -> Result<u32, Reason> {
     let length = packet.length();
     let available = length.wrapping_sub(at);
-    if matches!(extent, Extent::Quoted) || (total == unknown && available > 0xffff) {
-        Ok(length)
-    } else if total > available && matches!(extent, Extent::Begun) {
+    let is_open = match extent {
+        Extent::Whole => false,
+        Extent::Quoted => true,
+        Extent::Begun => total > available,
+    };
+    if is_open || (total == unknown && available > 0xffff) {
         Ok(length)
     } else if total > available {
         Err(Reason::Malformed)

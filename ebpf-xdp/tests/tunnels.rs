@@ -223,7 +223,7 @@ fn a_first_fragment_is_judged_where_it_shows_enough() {
             if peer.contains(':') {
                 ipv6(peer, here, 44, &fragment6(47, offset, more, 5, body))
             } else {
-                let field = offset / 8 | if more { 0x2000 } else { 0 };
+                let field = (offset / 8) | if more { 0x2000 } else { 0 };
                 ipv4(peer, here, 47, 5, field, &[], body)
             }
         };

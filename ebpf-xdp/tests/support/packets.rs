@@ -243,7 +243,7 @@ fn tunnelled(peer: &str, here: &str, inside: [(&str, &str); 4], all: &mut Vec<Ve
             all.push(if peer.contains(':') {
                 ipv6(peer, here, 44, &fragment6(47, offset, more, 5, piece))
             } else {
-                let field = offset / 8 | if more { 0x2000 } else { 0 };
+                let field = (offset / 8) | if more { 0x2000 } else { 0 };
                 ipv4(peer, here, 47, 5, field, &[], piece)
             });
         }

@@ -22,7 +22,7 @@ use crate::{
     scenario::{
         filter::support::{
             Fate::{Dropped, Passes},
-            Running, stream,
+            Running, repeat,
         },
         support::{NET4, NET6, V4, V6},
     },
@@ -414,8 +414,9 @@ fn moves(lab: &Lab, net: &Net) -> Result<()> {
     }
     // As if it were a host of the prefix, through the spoke's own tunnel.
     let speaks = |spoke: usize, from: IpAddr| -> Result<Running> {
-        let injector = Injector::open(&net.star.spoke(spoke)?.node, &format!("gre-{spoke}"))?;
-        stream(injector, from, INTERVAL)
+        let route = Host::route_from(from, new_label());
+        let packet = outer(spoke, &route.udp(40000, DISCARD))?;
+        Ok(repeat(net.injector(spoke)?, route.label, packet, INTERVAL))
     };
     let trains: Vec<_> =
         to.iter().map(|to| Train::start(&net.star.hub, *to, INTERVAL)).collect::<Result<_>>()?;

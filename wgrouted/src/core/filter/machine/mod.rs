@@ -6,22 +6,22 @@
 //! so that maps which an earlier daemon left stay in force as they are; a peer's word names a domain
 //! or a policy only once that is complete, and what it no longer names is removed after it changed.
 //!
-//! What shall be is worked out here, what the target answers is taken in in `answer`, and what it is
-//! asked comes from `next`.
+//! What shall be is worked out here and in `want`, what the target answers is taken in in `answer`, and
+//! what it is asked comes from `next`.
 
 mod answer;
 mod next;
+mod want;
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
-use ebpf_xdp::layout::{self, Finder};
+use ebpf_xdp::layout;
 
 use super::{
     legal::{Legal, View},
     owners::{Owners, Sets},
-    policy::{PolicyRule, compile},
-    roster::{Member, mode, stable_number},
-    rule::{Ends, FilterRule},
+    policy::PolicyRule,
+    rule::FilterRule,
     sources::Sources,
     table::{
         CompiledPolicy, FilterChange, FilterError, FilterPlan, Identity, LinkPlan, LinkState,
@@ -269,7 +269,7 @@ impl Filter {
                 .filter(|id| **id != 0)
                 .all(|id| self.peers.is_settled(id))
             && link.tunnels.iter().all(|id| {
-                let key = self.legal.roster().member(*id).and_then(key_of);
+                let key = self.legal.roster().member(*id).and_then(want::key_of);
                 key.is_some_and(|key| self.tunnels.is_settled(&key))
             })
     }
@@ -408,107 +408,6 @@ impl Filter {
     pub fn retire(&mut self) {
         self.closing = true;
     }
-
-    fn write_words(&mut self) {
-        let numbers = self.policy_numbers();
-        let policies = self.rule.policies.iter();
-        let policies = policies.map(|policy| (numbers[&policy.name], Arc::new(compile(policy))));
-        let policies: BTreeMap<u16, Arc<CompiledPolicy>> = policies.collect();
-        let mut peers = BTreeMap::new();
-        let mut learning = Vec::new();
-        let tunnels = self.tunnel_words();
-        let outer: Vec<u32> = tunnels.keys().map(|key| key.peer).collect();
-        for (id, member) in self.legal.roster().members() {
-            let filter = &member.filter;
-            let policy = filter.policy.as_ref().and_then(|name| numbers.get(name)).copied();
-            let narrow = !filter.list.is_empty() && filter.source != super::rule::SourceMode::List;
-            let word = layout::Peer {
-                mode: mode(filter.source) as u8,
-                flags: flag(filter.monitor, layout::Peer::MONITOR)
-                    | flag(filter.link_local, layout::Peer::LINK_LOCAL)
-                    | flag(filter.unspecified, layout::Peer::UNSPECIFIED)
-                    | flag(filter.control, layout::Peer::CONTROL)
-                    | flag(narrow, layout::Peer::NARROW)
-                    | flag(filter.ignore_default, layout::Peer::IGNORE_DEFAULT)
-                    | flag(outer.binary_search(&id).is_ok(), layout::Peer::TUNNELS),
-                policy: policy.unwrap_or(0),
-                domain: self.legal.domain_of(id),
-            };
-            if policy.and_then(|number| policies.get(&number)).is_some_and(|p| p.stateful) {
-                learning.push(member.identity.ifindex);
-            }
-            peers.insert(id, (member.identity, word));
-        }
-        let mut links = BTreeMap::new();
-        self.planned.clear();
-        for (ifindex, row) in self.legal.roster().links() {
-            let egress = learning.contains(&ifindex);
-            let monitor = row
-                .ids
-                .iter()
-                .filter_map(|id| self.legal.roster().member(*id))
-                .all(|member| member.filter.monitor);
-            let finder = if row.dedicated { Finder::Dedicated } else { Finder::Shared };
-            let word = layout::Link {
-                finder: finder as u8,
-                flags: flag(egress, layout::Link::LEARN)
-                    | flag(monitor, layout::Link::MONITOR)
-                    | flag(!row.tunnels.is_empty(), layout::Link::TUNNELS),
-                zone: row.zone,
-                peer: row.only.unwrap_or(0),
-            };
-            links.insert(ifindex, word);
-            self.planned.push(LinkPlan { ifindex, egress });
-        }
-        self.attached.retain(|ifindex, _| links.contains_key(ifindex));
-        self.policies.want_all(policies);
-        self.peers.want_all(peers);
-        self.links.want_all(links);
-        self.tunnels.want_all(tunnels);
-        self.next_attach = Some(Time::ZERO);
-    }
-
-    /// What is inside packets between two ends. In order of the peers that send them.
-    fn tunnel_words(&self) -> BTreeMap<TunnelKey, layout::Tunnel> {
-        let mut words = BTreeMap::new();
-        for (id, member) in self.legal.roster().members() {
-            let (Some(key), Some(place)) = (key_of(member), member.tunnel) else { continue };
-            words.insert(key, layout::Tunnel { peer: id, zone: place.zone, reserved: 0 });
-        }
-        // Between the ends of tunnels with keys there are tunnels.
-        let keyed = words.keys().filter_map(|key| key.ends.map(|ends| (key.peer, ends)));
-        let keyed = keyed.filter(|(_, ends)| ends.key.is_some());
-        let between = keyed.map(|(peer, ends)| {
-            let ends = Some(Ends { key: None, ..ends });
-            TunnelKey { peer, ends }
-        });
-        for key in between.collect::<Vec<_>>() {
-            words.entry(key).or_default();
-        }
-        words
-    }
-
-    /// Each policy's number: the same in every run, because an adopted peer's word names it.
-    fn policy_numbers(&self) -> BTreeMap<String, u16> {
-        let mut numbers = BTreeMap::new();
-        let mut taken: Vec<u32> = Vec::new();
-        for policy in &self.rule.policies {
-            let number =
-                stable_number(policy.name.bytes(), POLICIES_BITS, |number| taken.contains(&number));
-            taken.push(number);
-            numbers.insert(policy.name.clone(), number as u16);
-        }
-        numbers
-    }
-}
-
-fn flag(on: bool, bit: u8) -> u8 {
-    if on { bit } else { 0 }
-}
-
-/// Which packets are a tunnel's.
-fn key_of(member: &Member) -> Option<TunnelKey> {
-    member.tunnel.map(|place| TunnelKey { peer: place.outer, ends: place.ends })
 }
 
 /// What the target shall be.

@@ -12,10 +12,10 @@
 //! # What happens to a packet that a peer sent
 //!
 //! 1. *Which peer?* A **dedicated** link has one. On a **shared** link WireGuard has proven that
-//!    the source belongs to the peer, so the source names it. On a **tunnel** link the outer
-//!    source does, and what follows looks at the inner packet.
+//!    the source belongs to the peer, so the source names it.
 //! 2. *May it use this source?* The peer's [`layout::Mode`] asks the trie of sources
-//!    ([`source`]).
+//!    ([`source`]). If the packet is one of a **tunnel** of that peer, what it carries is asked the
+//!    same once more, as sent by the tunnel's own peer in the tables ([`tunnel`]).
 //! 3. *May it say this?* Its [`layout::Policy`], if it has one: known flows pass, then the first
 //!    matching rule decides, then the policy's default ([`policy`]).
 #![no_std]
@@ -33,4 +33,5 @@ pub mod parse;
 pub mod policy;
 pub mod source;
 pub mod tables;
+pub mod tunnel;
 pub mod verdict;

@@ -22,7 +22,7 @@ use ebpf_xdp::addr::{Addr, V4};
 use ebpf_xdp::flow::SECOND;
 use ebpf_xdp::layout::{
     Budget, Counter, DOMAIN_BITS, EVENTS, Event, Flow, FlowKey, FragmentKey, Link, Peer, Policy,
-    Rule, SLOTS, Sample, SetMember, Settings,
+    Rule, SLOTS, Sample, SetMember, Settings, Tunnel, TunnelKey,
 };
 use ebpf_xdp::packet::{Packet, Step};
 use ebpf_xdp::tables::{Tables, Work};
@@ -46,6 +46,8 @@ struct Source6 {
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map(name = "WGR_LINKS")]
 static LINKS: HashMap<u32, Link> = HashMap::with_max_entries(1, 0);
+#[map(name = "WGR_TUNNELS")]
+static TUNNELS: HashMap<TunnelKey, Tunnel> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map(name = "WGR_PEERS")]
 static PEERS: Array<Peer> = Array::with_max_entries(1, 0);
 #[map(name = "WGR_SOURCES_V4")]
@@ -114,6 +116,12 @@ impl<const WRITE: bool> Tables for Maps<WRITE> {
     #[inline(always)]
     fn peer(&self, peer: u32) -> Option<Peer> {
         PEERS.get(peer).copied()
+    }
+
+    #[inline(always)]
+    fn tunnel(&self, key: &TunnelKey) -> Option<Tunnel> {
+        // SAFETY: a word, as above.
+        unsafe { TUNNELS.get(key) }.copied()
     }
 
     #[inline(always)]

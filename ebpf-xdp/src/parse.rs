@@ -87,6 +87,25 @@ impl Headers {
     pub const fn is_icmp(&self) -> bool {
         self.protocol == if self.family == V4 { protocol::ICMP } else { protocol::ICMPV6 }
     }
+
+    /// Octets of the transport header that are looked at, or that must be there.
+    #[inline(always)]
+    const fn needed(&self) -> u32 {
+        match self.protocol {
+            protocol::TCP => 20,
+            protocol::UDP | protocol::UDPLITE | protocol::SCTP | protocol::DCCP => 8,
+            _ if self.is_icmp() => 8,
+            _ => 0,
+        }
+    }
+
+    /// Whether all headers lie before `end`. What comes behind the end of an outer packet is cut
+    /// off before the kernel looks inside.
+    #[inline(always)]
+    pub const fn lie_before(&self, end: u32) -> bool {
+        let needed = if self.fragment == LATER { 0 } else { self.needed() };
+        self.transport.wrapping_add(needed) <= end
+    }
 }
 
 /// How much of the packet must be there.
@@ -96,6 +115,8 @@ pub enum Extent {
     Whole,
     /// What an ICMP error quotes: the IP header and four octets (RFC 792, RFC 4443).
     Quoted,
+    /// What a first fragment shows of the packet that it encapsulates: all headers.
+    Begun,
 }
 
 /// What an Ethernet header announces.
@@ -152,7 +173,12 @@ fn end<P: Packet>(
 ) -> Result<u32, Reason> {
     let length = packet.length();
     let available = length.wrapping_sub(at);
-    if matches!(extent, Extent::Quoted) || (total == unknown && available > 0xffff) {
+    let is_open = match extent {
+        Extent::Whole => false,
+        Extent::Quoted => true,
+        Extent::Begun => total > available,
+    };
+    if is_open || (total == unknown && available > 0xffff) {
         Ok(length)
     } else if total > available {
         Err(Reason::Malformed)
@@ -328,14 +354,12 @@ pub const fn is_extension(next: u8) -> bool {
 
 #[inline(always)]
 fn transport<P: Packet>(packet: &P, extent: Extent, headers: &mut Headers) -> Result<(), Reason> {
-    let icmp = headers.is_icmp();
-    let needed = match headers.protocol {
-        protocol::TCP => 20,
-        protocol::UDP | protocol::UDPLITE | protocol::SCTP | protocol::DCCP => 8,
-        _ if icmp => 8,
-        _ => return Ok(()),
-    };
-    if matches!(extent, Extent::Whole) && headers.end.wrapping_sub(headers.transport) < needed {
+    let (icmp, needed) = (headers.is_icmp(), headers.needed());
+    if needed == 0 {
+        return Ok(());
+    }
+    let quoted = matches!(extent, Extent::Quoted);
+    if !quoted && headers.end.wrapping_sub(headers.transport) < needed {
         return Err(Reason::Malformed);
     }
     let Some(ports) = packet.load::<4>(headers.transport) else { return Err(Reason::Malformed) };
@@ -349,7 +373,7 @@ fn transport<P: Packet>(packet: &P, extent: Extent, headers: &mut Headers) -> Re
     }
     headers.src_port = u16::from_be_bytes([ports[0], ports[1]]);
     headers.dst_port = u16::from_be_bytes([ports[2], ports[3]]);
-    if headers.protocol == protocol::TCP && matches!(extent, Extent::Whole) {
+    if headers.protocol == protocol::TCP && !quoted {
         let Some(bytes) = packet.load::<2>(headers.transport.wrapping_add(12)) else {
             return Err(Reason::Malformed);
         };
@@ -361,30 +385,60 @@ fn transport<P: Packet>(packet: &P, extent: Extent, headers: &mut Headers) -> Re
     Ok(())
 }
 
-/// Where the encapsulated packet begins; `Ok(None)`: the packet encapsulates nothing.
+/// An encapsulated packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encapsulated {
+    /// Where it begins.
+    pub at: u32,
+    /// The family that the encapsulation announces.
+    pub family: u8,
+    /// Whether there is a key.
+    pub keyed: bool,
+    /// GRE's key; 0 if there is none.
+    pub key: u32,
+}
+
+/// Whether the protocol is one of those by which tunnels encapsulate.
 #[inline(always)]
-pub fn encapsulated<P: Packet>(packet: &P, outer: &Headers) -> Result<Option<u32>, Reason> {
-    let is_tunnel = matches!(outer.protocol, protocol::IPIP | protocol::IPV6 | protocol::GRE);
-    if !is_tunnel {
-        return Ok(None);
-    }
-    // Only the first fragment shows its inner source. Tunnels set DF, or fragment inside.
-    if outer.fragment != WHOLE {
-        return Err(Reason::Encapsulation);
-    }
+pub const fn is_encapsulation(next: u8) -> bool {
+    matches!(next, protocol::IPIP | protocol::IPV6 | protocol::GRE)
+}
+
+/// Reads what stands between the outer packet's headers and the inner packet, of a protocol that
+/// [encapsulates](is_encapsulation).
+#[inline(always)]
+pub fn encapsulated<P: Packet>(packet: &P, outer: &Headers) -> Result<Encapsulated, Reason> {
+    let at = outer.transport;
     if outer.protocol != protocol::GRE {
-        return Ok(Some(outer.transport));
+        let family = if outer.protocol == protocol::IPIP { V4 } else { V6 };
+        return Ok(Encapsulated { at, family, keyed: false, key: 0 });
     }
-    // RFC 2784, RFC 2890: checksum, key and sequence number take four octets each. Other bits and
-    // versions (source routing, PPTP) change what follows.
-    let Some(head) = packet.load::<4>(outer.transport) else { return Err(Reason::Malformed) };
-    let fields =
-        u32::from(head[0] >> 7) + u32::from(head[0] >> 5 & 1) + u32::from(head[0] >> 4 & 1);
-    let payload = u16::from_be_bytes([head[2], head[3]]);
-    if head[0] & 0x4f != 0 || head[1] != 0 || !matches!(payload, 0x0800 | 0x86dd) {
+    // RFC 2784, RFC 2890: checksum, key and sequence number take four octets each, in this order.
+    // Other bits and versions (source routing, PPTP) change what follows.
+    let Some(head) = packet.load::<4>(at) else { return Err(Reason::TunnelTruncated) };
+    let (checksum, keyed, sequence) = (head[0] >> 7, head[0] >> 5 & 1, head[0] >> 4 & 1);
+    let length = 4 + 4 * (u32::from(checksum) + u32::from(keyed) + u32::from(sequence));
+    if outer.end.wrapping_sub(at) < 4 {
+        return Err(Reason::TunnelTruncated);
+    }
+    if head[0] & 0x4f != 0 || head[1] != 0 {
         return Err(Reason::Encapsulation);
     }
-    Ok(Some(outer.transport.wrapping_add(4 + 4 * fields)))
+    let family = match u16::from_be_bytes([head[2], head[3]]) {
+        0x0800 => V4,
+        0x86dd => V6,
+        _ => return Err(Reason::TunnelPayload),
+    };
+    if outer.end.wrapping_sub(at) < length {
+        return Err(Reason::TunnelTruncated);
+    }
+    let mut key = 0;
+    if keyed != 0 {
+        let place = at.wrapping_add(4 + 4 * u32::from(checksum));
+        let Some(bytes) = packet.load::<4>(place) else { return Err(Reason::TunnelTruncated) };
+        key = u32::from_be_bytes(bytes);
+    }
+    Ok(Encapsulated { at: at.wrapping_add(length), family, keyed: keyed != 0, key })
 }
 
 /// Whether the packet is an ICMP error, which quotes another packet after eight octets.

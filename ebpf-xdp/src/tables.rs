@@ -5,7 +5,8 @@
 
 use crate::addr::Addr;
 use crate::layout::{
-    Event, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample, Settings,
+    Event, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample, Settings, Tunnel,
+    TunnelKey,
 };
 use crate::parse::Headers;
 
@@ -13,7 +14,7 @@ use crate::parse::Headers;
 /// deep, and what lies in a map has no past that the verifier would have to tell apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// The packet that is judged: on tunnel links the inner one.
+    /// The packet that is judged: of a tunnel's packet the inner one.
     pub headers: Headers,
     /// The packet that it quotes.
     pub quoted: Headers,
@@ -21,6 +22,8 @@ pub struct Work {
     pub flow: FlowKey,
     /// A key to look up.
     pub fragment: FragmentKey,
+    /// A key to look up.
+    pub tunnel: TunnelKey,
 }
 
 /// The tables.
@@ -36,6 +39,8 @@ pub trait Tables {
     fn link(&self, ifindex: u32) -> Option<Link>;
     /// A peer.
     fn peer(&self, peer: u32) -> Option<Peer>;
+    /// The tunnel between two ends.
+    fn tunnel(&self, key: &TunnelKey) -> Option<Tunnel>;
     /// The value of the longest prefix that contains an address, within a domain.
     fn owner(&self, family: u8, domain: u32, addr: Addr) -> Option<u32>;
     /// Whether a peer belongs to a set of owners.

@@ -2,13 +2,14 @@
 //!
 //! [`ingress`] and [`egress`] are all that the programs call; [`decide`] is the verdict alone.
 
-use crate::addr::stays_on_link;
+use crate::addr::{Addr, stays_on_link};
 use crate::layout::{Event, Finder, Link, Peer, Reason, Sample, Settings, domain, owner, slot};
 use crate::packet::Packet;
 use crate::parse::{self, ETHERNET_LENGTH, Ethernet, Extent, Headers};
 use crate::policy::{self, Answer};
 use crate::source;
 use crate::tables::{Tables, Work};
+use crate::tunnel::{self, Ends, Inside};
 
 /// What becomes of a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +85,43 @@ pub fn decide<P: Packet, T: Tables>(
     let mut id = 0;
     let unknown = if link.flags & Link::MONITOR != 0 { Peer::MONITOR } else { 0 };
     let mut peer = Peer { flags: unknown, ..Peer::default() };
-    let proven = match find(packet, ifindex, &link, tables, &mut work.headers, &mut id, &mut peer) {
-        Ok(proven) => proven,
-        Err(reason) => return Verdict::by(Answer { reason, rule: 0 }, id, &peer),
-    };
+    if let Err(reason) = find(packet, ifindex, &link, tables, &mut work.headers, &mut id, &mut peer)
+    {
+        return Verdict::by(Answer { reason, rule: 0 }, id, &peer);
+    }
     work.headers.zone = link.zone;
     if peer.mode == 0 {
         return Verdict { reason: unconfigured, monitored: false, peer: id, rule: 0 };
     }
-    if !proven && let Err(reason) = source::check(tables, id, &peer, &work.headers) {
+    if let Err(reason) = source::check(tables, id, &peer, &work.headers) {
         return Verdict::by(Answer { reason, rule: 0 }, id, &peer);
+    }
+    if peer.flags & Peer::TUNNELS != 0 {
+        match tunnel::enter(packet, Ends::RECEIVED, id, tables, work) {
+            Ok(Inside::Nothing) => {}
+            Ok(Inside::Fragment(tunnel)) => {
+                let id = if tunnel == 0 { id } else { tunnel };
+                let reason = Reason::TunnelFragment;
+                return Verdict { reason, monitored: false, peer: id, rule: 0 };
+            }
+            Ok(Inside::Packet(tunnel)) => {
+                id = tunnel;
+                peer = tables.peer(id).unwrap_or_default();
+                if peer.mode == 0 {
+                    return Verdict { reason: unconfigured, monitored: false, peer: id, rule: 0 };
+                }
+                if let Err(reason) = source::check(tables, id, &peer, &work.headers) {
+                    return Verdict::by(Answer { reason, rule: 0 }, id, &peer);
+                }
+            }
+            Err((reason, tunnel)) => {
+                if tunnel != 0 {
+                    id = tunnel;
+                    peer = tables.peer(id).unwrap_or_default();
+                }
+                return Verdict::by(Answer { reason, rule: 0 }, id, &peer);
+            }
+        }
     }
     let answer = if peer.policy == 0 {
         Answer { reason: Reason::Source, rule: 0 }
@@ -114,8 +142,7 @@ pub fn decide<P: Packet, T: Tables>(
     Verdict::by(answer, id, &peer)
 }
 
-/// Reads the packet that is to be judged, and finds who sent it. Gives whether WireGuard has
-/// checked the very address that the peer's mode would ask about.
+/// Reads the packet that is to be judged, and finds who sent it.
 #[inline(always)]
 fn find<P: Packet, T: Tables>(
     packet: &P,
@@ -125,7 +152,7 @@ fn find<P: Packet, T: Tables>(
     headers: &mut Headers,
     id: &mut u32,
     peer: &mut Peer,
-) -> Result<bool, Reason> {
+) -> Result<(), Reason> {
     let dedicated = link.finder == Finder::Dedicated as u8;
     if dedicated {
         *id = link.peer;
@@ -141,26 +168,22 @@ fn find<P: Packet, T: Tables>(
     }
     parse::ip(packet, at, Extent::Whole, headers)?;
     if dedicated {
-        return Ok(false);
+        return Ok(());
     }
-    let found = tables.owner(headers.family, domain::proven(ifindex), headers.src);
-    let number = found.unwrap_or(owner::NOBODY) & owner::NUMBER;
+    let number = proven(tables, ifindex, headers.family, headers.src);
     if number == owner::NOBODY {
         return Err(Reason::UnknownPeer);
     }
     *id = number;
     *peer = tables.peer(number).unwrap_or_default();
-    if link.finder == Finder::Shared as u8 {
-        return Ok(false);
-    }
-    match parse::encapsulated(packet, headers)? {
-        // The peer itself speaks, over the link below its tunnel.
-        None => Ok(true),
-        Some(at) => {
-            parse::ip(packet, at, Extent::Whole, headers)?;
-            Ok(false)
-        }
-    }
+    Ok(())
+}
+
+/// The peer to which WireGuard gives an address.
+#[inline(always)]
+fn proven<T: Tables>(tables: &T, ifindex: u32, family: u8, addr: Addr) -> u32 {
+    let found = tables.owner(family, domain::proven(ifindex), addr);
+    found.unwrap_or(owner::NOBODY) & owner::NUMBER
 }
 
 /// Counts the packet, notes that its peer lives, and samples it if it is dropped or would be.
@@ -224,12 +247,17 @@ pub fn egress<P: Packet, T: Tables>(packet: &P, ifindex: u32, tables: &mut T, wo
     if parse::ip(packet, at, Extent::Whole, headers).is_err() {
         return;
     }
-    if link.finder == Finder::Tunnel as u8
-        && let Ok(Some(at)) = parse::encapsulated(packet, headers)
-        && parse::ip(packet, at, Extent::Whole, headers).is_err()
-    {
-        return;
-    }
     headers.zone = link.zone;
+    if link.flags & Link::TUNNELS != 0 {
+        let id = if link.finder == Finder::Dedicated as u8 {
+            link.peer
+        } else {
+            proven(tables, ifindex, headers.family, headers.dst)
+        };
+        match tunnel::enter(packet, Ends::SENT, id, tables, work) {
+            Ok(Inside::Nothing | Inside::Packet(_)) => {}
+            Ok(Inside::Fragment(_)) | Err(_) => return,
+        }
+    }
     policy::open(work, 0, tables);
 }

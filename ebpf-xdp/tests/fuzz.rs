@@ -21,7 +21,16 @@ fn spoiled_packets_get_a_verdict() {
         world.egress(ifindex, &packet);
         seen[world.ingress(ifindex, &packet).reason as usize] += 1;
     }
-    for reason in [Reason::Source, Reason::Flow, Reason::Malformed, Reason::Encapsulation] {
+    for reason in [
+        Reason::Source,
+        Reason::Flow,
+        Reason::Malformed,
+        Reason::Encapsulation,
+        Reason::TunnelPayload,
+        Reason::TunnelTruncated,
+        Reason::TunnelFragment,
+        Reason::NoTunnel,
+    ] {
         assert!(seen[reason as usize] > 100, "{reason:?} came {} times", seen[reason as usize]);
     }
 }

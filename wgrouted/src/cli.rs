@@ -379,7 +379,8 @@ pub enum FilterCommand {
     /// daemon believes them to be, and once by the program that is loaded.
     #[command(after_long_help = "Examples:\n  \
         wgrouted filter test --peer exit-b --src 192.0.2.1 --dst 10.0.0.1 --proto tcp --dport 22\n  \
-        wgrouted filter test --peer exit-b --src 192.0.2.1 --dst 10.0.0.1 --proto icmp")]
+        wgrouted filter test --peer exit-b --src 192.0.2.1 --dst 10.0.0.1 --proto icmp\n  \
+        wgrouted filter test --tunnel gre-b --src 192.0.2.1 --dst 10.0.0.1")]
     Test(FilterTest),
 }
 
@@ -434,8 +435,11 @@ pub struct Top {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct FilterTest {
     /// The peer that sends the packet, by name or public key
-    #[arg(short, long, value_name = "PEER")]
-    pub peer: String,
+    #[arg(short, long, value_name = "PEER", required_unless_present = "tunnel")]
+    pub peer: Option<String>,
+    /// The tunnel through which it sends it
+    #[arg(short, long, value_name = "TUNNEL", value_parser = config::interface_name)]
+    pub tunnel: Option<String>,
     /// Its interface, if it is on several
     #[arg(short, long, value_name = "IF", value_parser = config::interface_name)]
     pub interface: Option<String>,

@@ -322,6 +322,7 @@ fn filter_test(global: &Global, args: &cli::FilterTest) -> Result<(), Failure> {
     let icmp = if args.src.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
     let query = TestQuery {
         peer: args.peer.clone(),
+        tunnel: args.tunnel.clone(),
         interface: args.interface.clone(),
         src: args.src,
         dst: args.dst,

@@ -370,6 +370,7 @@ fn everything_that_can_be_said_is_understood() {
         audit: Audit::Every(Duration::from_secs(90)),
         peers: vec![x, unnamed],
         filter: None,
+        tunnels: Vec::new(),
         reach: None,
     };
     assert_eq!(config.interfaces, [interface]);

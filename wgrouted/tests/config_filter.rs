@@ -371,3 +371,90 @@ fn check_says_what_a_configuration_means() {
     print(&mut out, &Check::of(&Config::for_interfaces(&["wg0"]))).unwrap();
     assert!(out.starts_with(b"ok: no interface is filtered; add [interface.filter] to one\n"));
 }
+
+const TUNNELS: &str = "\
+[[interface]]
+name = 'wg0'
+tables = [100]
+filter = { source = 'feasible', list = ['10.0.0.0/8'] }
+[[interface.peer]]
+name = 'a'
+public_key = 'xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg='
+pinned = ['10.0.0.2/32']
+filter = { source = 'loose', policy = 'p' }
+[[interface.peer]]
+name = 'b'
+public_key = 'V0Z90HkRkCzCE9jB+Kagci27As99yWFigEhUo+0zFDg='
+pinned = ['10.0.0.3/32', 'fd00::3/128']
+[[filter.policy]]
+name = 'p'
+";
+
+#[test]
+fn tunnels_take_over_the_filter_of_their_peer() {
+    let text = format!(
+        "{TUNNELS}\
+         [[tunnel]]\nname='t1'\nkind='gre'\nover='wg0'\npeer='a'\nlocal='10.0.0.1'\nkey=7\n\
+         addresses=['10.1.0.1/30','fe80::1/64','10.2.0.1/32']\ntables=[5,6]\n\
+         [[tunnel]]\nname='t2'\nkind='ip6gre'\nover='wg0'\nremote='fd00::3'\nlocal='fd00::1'\n\
+         filter={{ action='monitor' }}\npinned=['10.3.0.2/32']\n\
+         [[tunnel]]\nname='t3'\nmanage=false\nover='wg0'\npeer='b'\nfilter={{ source='off' }}\n\
+         [[tunnel]]\nname='t4'\nmanage=false\nover='wg0'\nremote='10.0.0.9'\n\
+         kind='ipip'\nlocal='10.0.0.1'\n"
+    );
+    // 10.0.0.9 is nobody's.
+    let error = parse(&text).unwrap_err().to_string();
+    assert!(error.contains("tunnel.remote"), "{error}");
+    let text = text.replace("10.0.0.9", "10.0.0.2");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.links.len(), 2, "the others are somebody else's");
+    let wg0 = &config.interfaces[0];
+    let [one, two, three, four] = &wg0.tunnels[..] else { panic!("{:?}", wg0.tunnels) };
+    let own = wg0.peers[0].filter.as_ref().unwrap();
+    let link = &wg0.filter.as_ref().unwrap().peers;
+    assert_eq!((&one.filter, &one.tables), (own, &vec![5, 6]));
+    let ends = one.ends.unwrap();
+    assert_eq!(
+        (ends.protocol, ends.key, ends.remote.to_string()),
+        (47, Some(7), "10.0.0.2".into())
+    );
+    assert_eq!(one.pinned, ["10.1.0.0/30".parse().unwrap()]);
+    assert_eq!(two.peer, Some(wg0.peers[1].public_key));
+    assert!(two.filter.monitor && two.filter.list == link.list && two.tables.is_empty());
+    assert_eq!(two.pinned, ["10.3.0.2/32".parse().unwrap()]);
+    assert_eq!((three.ends, three.filter.source), (None, SourceMode::Off));
+    assert_eq!((four.ends.unwrap().protocol, &four.filter), (4, own));
+    // Without a filter of the interface there is none for tunnels.
+    let plain = "[[interface]]\nname='wg0'\n\
+                 [[tunnel]]\nname='t'\nmanage=false\nover='wg0'\nremote='10.0.0.2'";
+    assert!(parse(plain).unwrap().interfaces[0].tunnels.is_empty());
+}
+
+#[test]
+fn wrong_tunnels_are_told_with_the_remedy() {
+    for (lines, key, remedy) in [
+        ("manage=false", "tunnel.peer", "add peer"),
+        ("manage=false\npeer='a'\nkind='gre'", "tunnel.local", "add local"),
+        ("manage=false\npeer='a'\nlocal='10.0.0.1'", "tunnel.kind", "add kind"),
+        ("manage=false\npeer='a'\nkey=1", "tunnel.kind", "add kind"),
+        ("manage=false\npeer='a'\nttl=3", "tunnel.ttl", "leave out manage = false"),
+        ("manage=false\npeer='a'\nmtu=1400", "tunnel.mtu", "leave out manage = false"),
+        ("manage=false\npeer='a'\naddresses=[]", "tunnel.addresses", "leave out manage = false"),
+        ("manage=false\npeer='a'\nfilter={policy='q'}", "tunnel.filter.policy", "p"),
+        ("manage=false\npeer='a'\nfilter={open=true}", "tunnel.filter.open", "the keys here"),
+        ("manage=false\npeer='a'\ntables=[]", "tunnel.tables", "leave `tables` out"),
+        (
+            "manage=false\npeer='a'\n[[tunnel]]\nname='u'\nover='wg0'\npeer='a'\nmanage=false",
+            "tunnel",
+            "give both",
+        ),
+    ] {
+        let text = format!("{TUNNELS}[[tunnel]]\nname='t'\nover='wg0'\n{lines}");
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(remedy), "{lines}: {error}");
+    }
+    let alone = "[[interface]]\nname='wg0'\n[[tunnel]]\nname='t'\nmanage=false\nover='wg0'\n\
+                 remote='10.0.0.2'\nfilter={}";
+    let error = parse(alone).unwrap_err().to_string();
+    assert!(error.contains("tunnel.filter") && error.contains("[interface.filter]"), "{error}");
+}

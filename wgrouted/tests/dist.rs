@@ -121,6 +121,8 @@ fn what_the_annotated_file_calls_defaults_are_the_defaults() {
     // The default of these is "none given"; the file shows examples.
     interface.tables.clear();
     interface.peers.clear();
+    let tunnels = std::mem::take(&mut interface.tunnels);
+    assert_eq!((tunnels.len(), &tunnels[0].pinned), (1, &vec!["10.1.0.0/31".parse().unwrap()]));
     assert_eq!([interface], *defaults.interfaces);
 }
 
@@ -202,6 +204,8 @@ kind='gre'
 over='a'
 local='10.0.0.1'
 remote='10.0.0.2'
+x=1
+[tunnel.filter]
 x=1",
     );
     let known = |error: ConfigError| match error.problem {
@@ -211,7 +215,7 @@ x=1",
         problem => panic!("{problem}"),
     };
     let tables: Vec<_> = answers.unwrap_err().errors.into_iter().filter_map(known).collect();
-    assert_eq!(tables.len(), 17);
+    assert_eq!(tables.len(), 18);
     let file = uncommented();
     for key in tables.into_iter().flatten() {
         let forms = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

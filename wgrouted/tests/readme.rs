@@ -23,7 +23,8 @@ fn the_configurations_are_valid() {
         config.expect("the README's configuration is valid")
     };
     let configs: Vec<Config> = blocks("toml").into_iter().map(parse).collect();
-    let [first, made, filtered, told, announced, asked, sent, ..] = configs.as_slice() else {
+    let [first, made, filtered, inside, told, announced, asked, sent, ..] = configs.as_slice()
+    else {
         panic!("{} blocks", configs.len())
     };
     assert_eq!(first.interfaces.len(), 1);
@@ -31,6 +32,8 @@ fn the_configurations_are_valid() {
     assert_eq!(made.links.len(), 2);
     assert!(filtered.interfaces.iter().all(|interface| interface.filter.is_some()));
     assert_eq!(filtered.filter.rule.policies.len(), 1);
+    let tunnels = &inside.interfaces[0].tunnels;
+    assert_eq!((inside.links.len(), tunnels.len()), (1, 2));
     assert!(told.reach.bird.is_some() && told.reach.babeld.is_some());
     let interface = &announced.interfaces[0];
     assert!(interface.reach.as_ref().is_some_and(|reach| reach.announce.is_some()));

@@ -100,12 +100,17 @@ pub fn icmp(kind: u8, code: u8, id: u16, rest: &[u8]) -> Vec<u8> {
 
 /// GRE, with checksum, key and sequence number as the flags say.
 pub fn gre(flags: u8, payload: &[u8]) -> Vec<u8> {
+    gre_keyed(flags, 0, payload)
+}
+
+/// GRE with this key, if the flags say that there is one.
+pub fn gre_keyed(flags: u8, key: u32, payload: &[u8]) -> Vec<u8> {
     let kind = if payload[0] >> 4 == 4 { 0x0800_u16 } else { 0x86dd };
     let mut header = vec![flags, 0];
     header.extend(kind.to_be_bytes());
-    for flag in [0x80, 0x20, 0x10] {
+    for (flag, word) in [(0x80, 0xdead_0000), (0x20, key), (0x10, 7_u32)] {
         if flags & flag != 0 {
-            header.extend([0; 4]);
+            header.extend(word.to_be_bytes());
         }
     }
     header.extend(payload);
@@ -200,30 +205,58 @@ pub fn corpus() -> Vec<Vec<u8>> {
         chain = extension(60, 1, &chain);
     }
     // Tunnels, between the peers' own addresses.
-    for (outer_src, outer_dst) in [("10.9.0.2", "10.9.0.1"), ("fd09::2", "fd09::1")] {
-        for (src, dst) in [(a4, b4), (hosts4[3], b4), (a6, b6), (hosts6[3], b6)] {
-            let inner = ip(src, dst, 17, &udp(40000, 53));
-            let plain = if inner[0] >> 4 == 4 { 4 } else { 41 };
-            all.push(ip(outer_src, outer_dst, plain, &inner));
-            for flags in [0, 0x80, 0x20, 0x10, 0xb0, 0x40, 0x08] {
-                all.push(ip(outer_src, outer_dst, 47, &gre(flags, &inner)));
-            }
-            if outer_src.contains(':') {
-                let limit = extension(plain, 1, &inner);
-                all.push(ip(outer_src, outer_dst, 60, &limit));
-            } else {
-                all.push(ipv4(outer_src, outer_dst, plain, 5, 0x2000, &[], &inner));
-                all.push(ipv4(outer_src, outer_dst, plain, 5, 3, &[], &inner));
-            }
-        }
-        all.push(ip(outer_src, outer_dst, 47, &[0, 0, 0x65, 0x58, 1, 2, 3, 4]));
-        all.push(ip(outer_src, outer_dst, 47, &[0]));
+    let peers = 2..8;
+    let four = peers.clone().map(|host| (format!("10.9.0.{host}"), "10.9.0.1".to_owned()));
+    let six = peers.map(|host| (format!("fd09::{host}"), "fd09::1".to_owned()));
+    for (peer, here) in four.chain(six) {
+        tunnelled(&peer, &here, [(a4, b4), (hosts4[3], b4), (a6, b6), (hosts6[3], b6)], &mut all);
     }
     // No IP at all.
     all.push(vec![0; 40]);
     all.push(vec![0x50; 40]);
     all.push(b"\x45 too short for a header".to_vec());
     all
+}
+
+/// What comes out of a peer's tunnels, and goes into them.
+fn tunnelled(peer: &str, here: &str, inside: [(&str, &str); 4], all: &mut Vec<Vec<u8>>) {
+    for (src, dst) in inside {
+        let inner = ip(src, dst, 17, &udp(40000, 53));
+        let plain = if inner[0] >> 4 == 4 { 4 } else { 41 };
+        all.push(ip(peer, here, plain, &inner));
+        all.push(ip(peer, here, 45 - plain, &inner));
+        for flags in [0, 0x80, 0x20, 0x10, 0xb0, 0x40, 0x08] {
+            all.push(ip(peer, here, 47, &gre(flags, &inner)));
+            all.push(ip(here, peer, 47, &gre(flags, &inner)));
+        }
+        for key in [0x2a, 1] {
+            all.push(ip(peer, here, 47, &gre_keyed(0xa0, key, &inner)));
+        }
+        let nested = ip(peer, here, 47, &gre(0, &inner));
+        all.push(ip(peer, here, 47, &gre(0, &nested)));
+        // Two fragments, and a first one that shows too little.
+        let whole = gre(0, &inner);
+        let (first, rest) = whole.split_at(whole.len().min(72) / 8 * 8 - 8);
+        for (offset, more, piece) in
+            [(0, true, first), (first.len() as u16, false, rest), (0, true, &whole[..16])]
+        {
+            all.push(if peer.contains(':') {
+                ipv6(peer, here, 44, &fragment6(47, offset, more, 5, piece))
+            } else {
+                let field = (offset / 8) | if more { 0x2000 } else { 0 };
+                ipv4(peer, here, 47, 5, field, &[], piece)
+            });
+        }
+        if peer.contains(':') {
+            all.push(ip(peer, here, 60, &extension(plain, 1, &inner)));
+        }
+    }
+    // Ethernet, a keepalive's empty end, a wrong version, and what ends too early.
+    for gre in [[0, 0, 0x65, 0x58, 1, 2, 3, 4], [0, 0, 0, 0, 1, 2, 3, 4], [0, 1, 8, 0, 0, 0, 0, 0]]
+    {
+        all.push(ip(peer, here, 47, &gre));
+    }
+    all.push(ip(peer, here, 47, &[0]));
 }
 
 /// A generator of numbers that are the same on each run.

@@ -6,7 +6,7 @@ use ebpf_xdp::addr::{Addr, V4, V6};
 use ebpf_xdp::flow::SECOND;
 use ebpf_xdp::layout::{
     Counter, EVENTS, Event, Finder, Flow, FlowKey, FragmentKey, Link, Mode, Peer, Policy, Rule,
-    SLOTS, Sample, SetMember, Settings, domain, owner,
+    SLOTS, Sample, SetMember, Settings, Tunnel, TunnelKey, domain, owner,
 };
 use ebpf_xdp::tables::{Tables, Work};
 use ebpf_xdp::verdict::{self, Verdict};
@@ -21,6 +21,7 @@ pub struct World {
     pub now: u64,
     pub settings: Settings,
     pub links: HashMap<u32, Link>,
+    pub tunnels: HashMap<TunnelKey, Tunnel>,
     pub peers: HashMap<u32, Peer>,
     pub sources: Vec<Source>,
     pub sets: Vec<SetMember>,
@@ -38,12 +39,19 @@ pub const DEDICATED: u32 = 11;
 pub const SHARED: u32 = 12;
 pub const TUNNEL: u32 = 13;
 pub const POLICED: u32 = 14;
+/// Dedicated links of the peers as which tunnels' packets are judged, for comparison: this plus the
+/// peer's number.
+pub const APART: u32 = 100;
 /// A routing instance.
 pub const MAIN: u32 = 1;
+/// The one in which tunnels are.
+pub const INNER: u32 = 2;
 
 impl World {
-    /// Peers 1 to 6 on a shared link (12) and a tunnel link (13), one mode each; peer 1 on a
-    /// dedicated link (11), peer 7 on another (14). Peers 2, 5 and 7 have a policy.
+    /// Peers 1 to 6 on a shared link (12) and on one with tunnels only (13), one mode each; peer 1
+    /// on a dedicated link (11), peer 7 on another (14). Peers 2, 5 and 7 have a policy. Peers 1 to
+    /// 5 have tunnels, whose peers are 11 to 15: 1 GRE and IPIP in IPv4 and GRE in IPv6, 2 two GREs
+    /// with keys, 3 one of which nothing is known, 4 and 5 GRE. All have a dedicated link as well.
     pub fn standard() -> World {
         let mut world = World { now: 1000 * SECOND, ..World::default() };
         world.settings.flags = Settings::GUARD;
@@ -51,8 +59,13 @@ impl World {
         let link = |finder, peer| Link { finder: finder as u8, flags: Link::LEARN, zone: 3, peer };
         world.links.insert(DEDICATED, link(Finder::Dedicated, 1));
         world.links.insert(POLICED, link(Finder::Dedicated, 7));
-        world.links.insert(SHARED, link(Finder::Shared, 0));
-        world.links.insert(TUNNEL, link(Finder::Tunnel, 0));
+        for ifindex in [SHARED, TUNNEL] {
+            let link = link(Finder::Shared, 0);
+            world.links.insert(ifindex, Link { flags: link.flags | Link::TUNNELS, ..link });
+        }
+        for peer in [11, 12, 13, 14, 15, 22] {
+            world.links.insert(APART + peer, link(Finder::Dedicated, peer));
+        }
         let usual = Peer::LINK_LOCAL | Peer::UNSPECIFIED | Peer::CONTROL;
         let peers = [
             (1, Mode::Strict, usual, 0, domain::routes(MAIN)),
@@ -62,8 +75,15 @@ impl World {
             (5, Mode::Group, Peer::NARROW, 2, domain::group(9)),
             (6, Mode::Off, 0, 0, 0),
             (7, Mode::Off, Peer::CONTROL, 1, 0),
+            (11, Mode::Strict, usual, 0, domain::routes(INNER)),
+            (12, Mode::Feasible, usual, 1, domain::feasible(2)),
+            (13, Mode::Loose, Peer::IGNORE_DEFAULT, 0, domain::routes(INNER)),
+            (14, Mode::List, Peer::MONITOR, 2, domain::list(4)),
+            (15, Mode::Group, usual, 2, domain::group(9)),
+            (22, Mode::Strict, 0, 0, domain::routes(MAIN)),
         ];
         for (id, mode, flags, policy, domain) in peers {
+            let flags = if id < 6 { flags | Peer::TUNNELS } else { flags };
             world.peers.insert(id, Peer { mode: mode as u8, flags, policy, domain });
         }
         let own = [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7)];
@@ -74,6 +94,7 @@ impl World {
                 world.source(proven, &format!("fd09::{host}/128"), peer);
             }
             world.source(domain::own(peer), &format!("10.9.0.{host}/32"), peer);
+            world.source(domain::own(peer), &format!("fd09::{host}/128"), peer);
         }
         for (net, peer) in [("10.1.0.0/16", 1), ("10.2.0.0/16", 2), ("172.16.0.0/12", 3)] {
             world.source(domain::proven(SHARED), net, peer);
@@ -82,6 +103,16 @@ impl World {
             world.source(domain::proven(SHARED), net, peer);
         }
         world.source(domain::proven(SHARED), "192.0.2.0/24", 5);
+        for (net, owner) in [
+            ("10.1.0.0/16", 11),
+            ("10.1.7.0/24", 12),
+            ("10.2.9.0/24", owner::NOBODY),
+            ("0.0.0.0/0", owner::DEFAULT | 13),
+            ("2001:db8:1::/48", 11),
+        ] {
+            world.source(domain::routes(INNER), net, owner);
+        }
+        world.tunnels();
         let routes = domain::routes(MAIN);
         for (net, owner) in [
             ("10.1.0.0/16", 1),
@@ -127,6 +158,39 @@ impl World {
         world
     }
 
+    fn tunnels(&mut self) {
+        let four = |peer: u32, protocol| TunnelKey {
+            local: Addr::v4([10, 9, 0, 1]),
+            remote: Addr::v4([10, 9, 0, peer as u8 + 1]),
+            peer,
+            family: V4,
+            protocol,
+            ..TunnelKey::default()
+        };
+        let six = |peer: u32| TunnelKey {
+            local: Addr::v6(packets::v6("fd09::1")),
+            remote: Addr::v6(packets::v6(&format!("fd09::{}", peer + 1))),
+            family: V6,
+            ..four(peer, 47)
+        };
+        let keyed = |key| TunnelKey { keyed: 1, key, ..four(2, 47) };
+        for (key, peer) in [
+            (four(1, 47), 11),
+            (four(1, 4), 11),
+            (six(1), 11),
+            (four(2, 47), 0),
+            (keyed(0), 12),
+            (keyed(0x2a), 22),
+            (TunnelKey { peer: 3, ..TunnelKey::default() }, 13),
+            (four(4, 47), 14),
+            (four(5, 47), 15),
+            (six(5), 15),
+        ] {
+            // As on the dedicated links.
+            self.tunnels.insert(key, Tunnel { peer, zone: 3, reserved: 0 });
+        }
+    }
+
     pub fn source(&mut self, domain: u32, net: &str, owner: u32) {
         let (addr, len) = net.split_once('/').unwrap();
         let (family, addr) = if addr.contains(':') {
@@ -165,6 +229,10 @@ impl Tables for World {
 
     fn peer(&self, peer: u32) -> Option<Peer> {
         self.peers.get(&peer).copied()
+    }
+
+    fn tunnel(&self, key: &TunnelKey) -> Option<Tunnel> {
+        self.tunnels.get(key).copied()
     }
 
     fn owner(&self, family: u8, domain: u32, addr: Addr) -> Option<u32> {

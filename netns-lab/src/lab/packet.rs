@@ -21,6 +21,7 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     pub const ROUTING: u8 = 43;
     pub const FRAGMENT: u8 = 44;
+    pub const GRE: u8 = 47;
     pub const ICMPV6: u8 = 58;
     pub const DESTINATION: u8 = 60;
     pub const OSPF: u8 = 89;

@@ -378,6 +378,17 @@ pub enum Problem {
          absent here is taken from there"
     )]
     PeerFilterAlone,
+    /// A tunnel's filter inside a link that has none.
+    #[error(
+        "the filter of the interface that the tunnel is inside is off: add [interface.filter] there; \
+         what is absent here is taken from there"
+    )]
+    TunnelFilterAlone,
+    /// A key of a tunnel that somebody else makes.
+    #[error(
+        "this belongs to a tunnel that wgrouted makes: leave it out, or leave out manage = false"
+    )]
+    TunnelNotManaged,
     /// Not an address.
     #[error("`{0}` is not an address: write one such as \"10.0.0.2\" or \"fe80::2\"")]
     Address(String),

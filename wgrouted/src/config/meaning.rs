@@ -51,7 +51,8 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
         report.add(0, "interface", Problem::NoInterface);
     }
     let policies = Policies::of(&raw.filter);
-    let filter = filter::meaning::filter(raw.filter, raw.interfaces.as_deref(), report);
+    let filter =
+        filter::meaning::filter(raw.filter, raw.interfaces.as_deref(), &raw.tunnels, report);
     let reach = reach::meaning::rule(raw.reach, report);
     let raws = raw.interfaces.unwrap_or_default();
     let mut names = Unique::new(report, "interface.name", "merge the two or correct one name");
@@ -63,11 +64,20 @@ pub(super) fn config(raw: RawConfig, report: &Report<'_>) -> Config {
         raws.iter().filter_map(|raw| links::meaning::device(raw, report)).collect();
     let interfaces = raws.into_iter();
     let whole = Whole { audit, policies: &policies, reach: &reach, report };
-    let interfaces: Vec<_> = interfaces.map(|raw| interface(raw, &whole)).collect();
+    let mut interfaces: Vec<_> = interfaces.map(|raw| interface(raw, &whole)).collect();
     let api = api::meaning(raw.api, report);
-    let tunnels = links::meaning::tunnels(raw.tunnels, &interfaces, &links, report);
-    links.extend(tunnels);
-    let flows = exits::meaning::flows(raw.flows, raw.exits, raw.flow, &interfaces, &links, report);
+    let tunnels = links::tunnel::tunnels(raw.tunnels, &interfaces, &links, &policies, report);
+    // Flows may take links that somebody else makes.
+    let mut known = links.clone();
+    for tunnel in tunnels {
+        known.extend(tunnel.link.clone());
+        links.extend(tunnel.link.filter(|_| tunnel.ours));
+        let over = interfaces.iter_mut().find(|interface| interface.name == tunnel.over);
+        if let Some(over) = over {
+            over.tunnels.extend(tunnel.filter);
+        }
+    }
+    let flows = exits::meaning::flows(raw.flows, raw.exits, raw.flow, &interfaces, &known, report);
     Config { daemon: daemon(raw.daemon), filter, reach, api, interfaces, links, flows }
 }
 
@@ -114,6 +124,7 @@ fn interface(raw: RawInterface, whole: &Whole<'_, '_>) -> InterfaceRule {
         audit,
         peers,
         filter,
+        tunnels: Vec::new(),
         reach,
         name: default.name,
     }

@@ -100,6 +100,7 @@ fn interface_defaults(name: String) -> InterfaceRule {
         audit: defaults::AUDIT_INTERVAL,
         peers: Vec::new(),
         filter: None,
+        tunnels: Vec::new(),
         reach: None,
     }
 }

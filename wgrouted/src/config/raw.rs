@@ -110,7 +110,9 @@ impl RawConfig {
             |section| RawInterface::read(section, names),
         );
         let tunnels =
-            document.sections("tunnel", "a table in double brackets, [[tunnel]],", RawTunnel::read);
+            document.sections("tunnel", "a table in double brackets, [[tunnel]],", |section| {
+                RawTunnel::read(section, names)
+            });
         let flows = RawFlows::read(document.section("flows"));
         let exits = document.sections("exit", "a table in double brackets, [[exit]],", |section| {
             RawExit::read(section, names)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    filter::rule::{LinkFilter, PeerFilter},
+    filter::rule::{LinkFilter, PeerFilter, TunnelRule},
     peer::PublicKey,
     prefix::Prefix,
     reach::rule::{LinkReach, PeerReach},
@@ -114,6 +114,9 @@ pub struct InterfaceRule {
     /// How what comes from its peers is filtered; `None`: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<LinkFilter>,
+    /// The tunnels inside it whose packets are looked into; only where it is filtered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnels: Vec<TunnelRule>,
     /// How its peers are watched and announced; `None`: only looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<LinkReach>,

@@ -103,7 +103,11 @@ pub const fn why(reason: Reason) -> &'static str {
         Reason::Rule => "a rule drops it",
         Reason::Default => "no rule accepts it, and the policy drops by default",
         Reason::Fragment => "the first fragment of its packet did not pass here",
-        Reason::Encapsulation => "its encapsulation cannot be looked into",
+        Reason::TunnelFragment => "it is a later fragment, which is nothing without the first",
+        Reason::Encapsulation => "its GRE is of a version, or with fields, that cannot be read",
+        Reason::TunnelPayload => "its tunnel carries no IP, or not the IP that it announces",
+        Reason::TunnelTruncated => "it ends before the headers of what its tunnel carries",
+        Reason::NoTunnel => "it is between the ends of tunnels, but its key is none of theirs",
     }
 }
 

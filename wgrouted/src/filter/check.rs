@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// How the links are filtered, in file order; each followed by its peers that have a filter of
-    /// their own.
+    /// their own and by the tunnels inside it.
     pub links: Vec<LinkRow>,
     /// The policies, in file order.
     pub policies: Vec<PolicyRow>,
@@ -38,8 +38,10 @@ pub struct Check {
 pub struct LinkRow {
     /// The interface.
     pub interface: String,
-    /// The peer; `None`: all that have no filter of their own.
+    /// The peer; `None`: all that have no filter of their own, or a tunnel's that is not named.
     pub peer: Option<String>,
+    /// The tunnel through which it speaks; `None`: directly.
+    pub tunnel: Option<String>,
     /// Which sources it may use.
     pub source: SourceMode,
     /// What would be dropped passes.
@@ -94,12 +96,17 @@ impl Check {
         let mut peers = 0;
         for interface in &config.interfaces {
             let Some(filter) = &interface.filter else { continue };
-            peers += interface.peers.len();
-            links.push(LinkRow::of(&interface.name, None, &filter.peers));
-            let own = interface.peers.iter().filter_map(|peer| {
-                Some(LinkRow::of(&interface.name, Some(&peer.name), peer.filter.as_ref()?))
-            });
-            links.extend(own);
+            peers += interface.peers.len() + interface.tunnels.len();
+            let row = |peer, tunnel, filter| LinkRow::of(&interface.name, peer, tunnel, filter);
+            links.push(row(None, None, &filter.peers));
+            let own = interface.peers.iter();
+            let own = own.filter_map(|peer| Some((&peer.name, peer.filter.as_ref()?)));
+            links.extend(own.map(|(peer, filter)| row(Some(peer), None, filter)));
+            links.extend(interface.tunnels.iter().map(|tunnel| {
+                let key = tunnel.peer;
+                let peer = interface.peers.iter().find(|peer| Some(peer.public_key) == key);
+                row(peer.map(|peer| &peer.name), Some(&tunnel.name), &tunnel.filter)
+            }));
         }
         let sizes = config.filter.rule.sizes;
         let policies: Vec<_> = config.filter.rule.policies.iter().map(PolicyRow::of).collect();
@@ -113,10 +120,16 @@ impl Check {
 }
 
 impl LinkRow {
-    fn of(interface: &str, peer: Option<&str>, filter: &PeerFilter) -> Self {
+    fn of(
+        interface: &str,
+        peer: Option<&String>,
+        tunnel: Option<&String>,
+        filter: &PeerFilter,
+    ) -> Self {
         LinkRow {
             interface: interface.to_owned(),
-            peer: peer.map(str::to_owned),
+            peer: peer.cloned(),
+            tunnel: tunnel.cloned(),
             source: filter.source,
             monitor: filter.monitor,
             list: filter.list.clone(),
@@ -159,7 +172,12 @@ pub fn print(out: &mut impl Write, check: &Check) -> io::Result<()> {
             links.iter().map(|row| {
                 [
                     row.interface.clone(),
-                    row.peer.clone().unwrap_or_else(|| "(any other)".to_owned()),
+                    match (&row.peer, &row.tunnel) {
+                        (None, None) => "(any other)".to_owned(),
+                        (None, Some(tunnel)) => format!("(the far end) in {tunnel}"),
+                        (Some(peer), None) => peer.clone(),
+                        (Some(peer), Some(tunnel)) => format!("{peer} in {tunnel}"),
+                    },
                     source_word(row.source).to_owned(),
                     if row.monitor { "monitor" } else { "enforce" }.to_owned(),
                     or_dash(row.policy.as_deref()),

@@ -10,7 +10,10 @@ use clap::ValueEnum;
 use ebpf_xdp::parse::{self, protocol, tcp};
 use serde::{Deserialize, Serialize};
 
-use crate::config::filter::{has_ports, is_icmp, protocol_name};
+use crate::{
+    config::filter::{has_ports, is_icmp, protocol_name},
+    core::filter::rule::Ends,
+};
 
 /// What the operator asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,9 @@ pub enum ProbeError {
     /// No destination port.
     #[error("{0} needs a destination port: add --dport")]
     NoPort(String),
+    /// A tunnel that does not carry the family.
+    #[error("an ipip tunnel carries IPv4 only: give IPv4 addresses")]
+    Payload,
     /// Types without a place for them.
     #[error("{0} has no types: leave --icmp-type and --icmp-code out, or name icmp or icmpv6")]
     Types(String),
@@ -154,44 +160,24 @@ impl Probe {
         };
         // All fragments but the last one are multiples of eight long.
         payload.resize(payload.len().next_multiple_of(8), 0);
-        match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let field = match self.fragment {
-                    None => 0x4000,
-                    Some(Fragment::First) => 0x2000,
-                    Some(Fragment::Later) => OFFSET / 8,
-                };
-                let mut packet = vec![0x45, 0];
-                packet.extend(length(20 + payload.len()));
-                packet.extend([0, ID]);
-                packet.extend(field.to_be_bytes());
-                packet.extend([64, self.protocol, 0, 0]);
-                packet.extend(src.octets());
-                packet.extend(dst.octets());
-                packet.extend(payload);
-                packet
-            }
-            (src, dst) => {
-                let field = match self.fragment {
-                    None => None,
-                    Some(Fragment::First) => Some(1),
-                    Some(Fragment::Later) => Some(OFFSET),
-                };
-                let mut next = self.protocol;
-                if let Some(field) = field {
-                    let [high, low] = u16::to_be_bytes(field);
-                    payload.splice(0..0, [next, 0, high, low, 0, 0, 0, ID]);
-                    next = protocol::FRAGMENT;
-                }
-                let mut packet = vec![0x60, 0, 0, 0];
-                packet.extend(length(payload.len()));
-                packet.extend([next, 64]);
-                packet.extend(octets6(src));
-                packet.extend(octets6(dst));
-                packet.extend(payload);
-                packet
-            }
+        packet(self.src, self.dst, self.protocol, self.fragment, payload)
+    }
+
+    /// Its bytes inside a tunnel's packet that comes in between these ends.
+    pub fn inside(&self, ends: &Ends) -> Result<Vec<u8>, ProbeError> {
+        let inner = self.packet();
+        if ends.protocol == protocol::IPIP && !self.src.is_ipv4() {
+            return Err(ProbeError::Payload);
         }
+        let mut payload = Vec::new();
+        if ends.protocol == protocol::GRE {
+            let kind: u16 = if self.src.is_ipv4() { 0x0800 } else { 0x86dd };
+            payload.extend([if ends.key.is_some() { 0x20 } else { 0 }, 0]);
+            payload.extend(kind.to_be_bytes());
+            payload.extend(ends.key.into_iter().flat_map(u32::to_be_bytes));
+        }
+        payload.extend(inner);
+        Ok(packet(ends.remote, ends.local, ends.protocol, None, payload))
     }
 
     fn transport(&self) -> Vec<u8> {
@@ -218,8 +204,56 @@ impl Probe {
     }
 }
 
+/// An IP packet, or a fragment of one.
+fn packet(
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    fragment: Option<Fragment>,
+    mut payload: Vec<u8>,
+) -> Vec<u8> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let field = match fragment {
+                None => 0x4000,
+                Some(Fragment::First) => 0x2000,
+                Some(Fragment::Later) => OFFSET / 8,
+            };
+            let mut packet = vec![0x45, 0];
+            packet.extend(length(20 + payload.len()));
+            packet.extend([0, ID]);
+            packet.extend(field.to_be_bytes());
+            packet.extend([64, protocol, 0, 0]);
+            packet.extend(src.octets());
+            packet.extend(dst.octets());
+            packet.extend(payload);
+            packet
+        }
+        (src, dst) => {
+            let field = match fragment {
+                None => None,
+                Some(Fragment::First) => Some(1),
+                Some(Fragment::Later) => Some(OFFSET),
+            };
+            let mut next = protocol;
+            if let Some(field) = field {
+                let [high, low] = u16::to_be_bytes(field);
+                payload.splice(0..0, [next, 0, high, low, 0, 0, 0, ID]);
+                next = protocol::FRAGMENT;
+            }
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend(length(payload.len()));
+            packet.extend([next, 64]);
+            packet.extend(octets6(src));
+            packet.extend(octets6(dst));
+            packet.extend(payload);
+            packet
+        }
+    }
+}
+
 fn length(octets: usize) -> [u8; 2] {
-    // The longest probe has 80 octets.
+    // The longest probe has some 130 octets.
     u16::try_from(octets).unwrap_or(u16::MAX).to_be_bytes()
 }
 
@@ -300,6 +334,33 @@ mod tests {
                     };
                     let addresses = (addr(question.src), addr(question.dst));
                     assert_eq!((headers.src, headers.dst), addresses);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tunnel_s_packet_is_read_as_it_is_made() {
+        let inner = Probe::new(&question("192.0.2.1", "10.0.0.1", 17)).unwrap();
+        let inner6 = Probe::new(&question("2001:db8::1", "fd00::1", 17)).unwrap();
+        for (local, remote) in [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")] {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            for (protocol, key) in [(4, None), (47, None), (47, Some(0)), (47, Some(42))] {
+                let ends = Ends { local, remote, protocol, key };
+                for (probe, family) in [(&inner, V4), (&inner6, V6)] {
+                    if protocol == 4 && family == V6 {
+                        assert_eq!(probe.inside(&ends), Err(ProbeError::Payload));
+                        continue;
+                    }
+                    let packet = probe.inside(&ends).unwrap();
+                    let mut outer = Headers::default();
+                    parse::ip(&packet.as_slice(), 0, Extent::Whole, &mut outer).unwrap();
+                    assert_eq!(outer.end as usize, packet.len());
+                    let found = parse::encapsulated(&packet.as_slice(), &outer).unwrap();
+                    let carried = &packet[found.at as usize..];
+                    assert_eq!(carried, probe.packet());
+                    assert_eq!(found.family, family);
+                    assert_eq!(found.keyed.then_some(found.key), key);
                 }
             }
         }

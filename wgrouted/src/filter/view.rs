@@ -166,7 +166,7 @@ pub fn print(out: &mut impl Write, view: &FilterView) -> io::Result<()> {
             };
             [
                 peer.interface.clone(),
-                peer.peer.clone(),
+                peer.who(),
                 source_word(peer.source).to_owned(),
                 match (peer.in_force, peer.action) {
                     (false, _) => "not in force",
@@ -183,9 +183,9 @@ pub fn print(out: &mut impl Write, view: &FilterView) -> io::Result<()> {
     )?;
     let mut counts = Vec::new();
     for row in &view.peers {
-        counts.extend(row.counters.iter().map(|count| (row.peer.peer.as_str(), count)));
+        counts.extend(row.counters.iter().map(|count| (row.peer.who(), count)));
     }
-    counts.extend(view.unknown.iter().map(|count| ("(unknown)", count)));
+    counts.extend(view.unknown.iter().map(|count| ("(unknown)".to_owned(), count)));
     if !counts.is_empty() {
         writeln!(out)?;
         table(
@@ -193,7 +193,7 @@ pub fn print(out: &mut impl Write, view: &FilterView) -> io::Result<()> {
             ["PEER", "REASON", "PACKETS", "BYTES", "FATE"],
             counts.iter().map(|(peer, count)| {
                 [
-                    (*peer).to_owned(),
+                    peer.clone(),
                     count.reason.clone(),
                     count.packets.to_string(),
                     count.bytes.to_string(),

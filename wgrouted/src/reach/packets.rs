@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn what_was_told_is_not_told_again() {
-        let peer = |number| Identity { ifindex: 3, public_key: PublicKey([number; 32]) };
+        let peer =
+            |number| Identity { ifindex: 3, public_key: PublicKey([number; 32]), tunnel: None };
         let at = |ms| Time(Duration::from_millis(ms));
         let mut told = HashMap::new();
         let first = vec![(peer(1), at(100)), (peer(2), at(2000))];

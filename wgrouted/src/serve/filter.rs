@@ -134,7 +134,7 @@ fn link_names(engine: &Engine) -> BTreeMap<IfIndex, String> {
 }
 
 fn row(sample: &Sample, peers: &[FilteredPeer], links: &BTreeMap<IfIndex, String>) -> SampleRow {
-    let peer = peers.iter().find(|peer| peer.id == sample.peer).map(|peer| peer.peer.clone());
+    let peer = peers.iter().find(|peer| peer.id == sample.peer).map(FilteredPeer::who);
     let link = links.get(&sample.ifindex).cloned();
     let time = SystemTime::now().checked_sub(age_of(sample.time)).unwrap_or(SystemTime::UNIX_EPOCH);
     SampleRow::new(sample, time, link.unwrap_or_else(|| sample.ifindex.to_string()), peer)
@@ -206,7 +206,9 @@ fn readings(reader: &FilterReader) -> Result<Readings, FilterError> {
 #[serde(deny_unknown_fields)]
 pub struct TestQuery {
     /// The peer, by name or key.
-    pub peer: String,
+    pub peer: Option<String>,
+    /// The tunnel through which it comes, by the name of its device. Names the peer, too.
+    pub tunnel: Option<String>,
     /// Its interface, if the peer is on several.
     pub interface: Option<String>,
     /// Source.
@@ -259,31 +261,18 @@ pub(super) async fn test(
         fragment: query.fragment,
     };
     let probe = Probe::new(&question).map_err(|error| Failure::Wrong(error.to_string()))?;
-    let packet = probe.packet();
     let (peers, links) =
         desk.ask(|engine| (engine.filtered_peers(), engine.filter_status().links)).await?;
-    let named = |peer: &&FilteredPeer| {
-        (peer.peer == query.peer || peer.public_key.to_string() == query.peer)
-            && query.interface.as_ref().is_none_or(|name| *name == peer.interface)
-    };
-    let peer = {
-        let mut found = peers.iter().filter(named);
-        match (found.next(), found.next()) {
-            (Some(peer), None) => peer.clone(),
-            (Some(_), Some(_)) => {
-                let text =
-                    format!("several interfaces have a peer {}: add --interface", query.peer);
-                return Err(Failure::Wrong(text));
-            }
-            (None, _) => {
-                let names: Vec<_> = peers.iter().map(|peer| peer.peer.as_str()).collect();
-                return Err(Failure::Wrong(format!(
-                    "no filtered peer is named {}: name one of {}",
-                    query.peer,
-                    names.join(", ")
-                )));
-            }
-        }
+    let peer = sender(&query, &peers)?.clone();
+    let packet = if peer.tunnel.is_some() {
+        let id = peer.id;
+        let ends = desk.ask(move |engine| engine.tunnel_ends(id)).await?;
+        let Some(ends) = ends else {
+            return Err(Failure::Wrong(format!("{} has no address of its own", peer.who())));
+        };
+        probe.inside(&ends).map_err(|error| Failure::Wrong(error.to_string()))?
+    } else {
+        probe.packet()
     };
     let Some(link) = links.into_iter().find(|link| link.interface == peer.interface) else {
         return Err(Failure::NotFiltered(peer.interface));
@@ -312,9 +301,48 @@ pub(super) async fn test(
         Ok(Err(error)) => (None, Some(error.to_string())),
         Err(error) => (None, Some(error.to_string())),
     };
-    let sender = peers.iter().find(|one| one.id == verdict.peer).map(|one| one.peer.clone());
+    let sender = peers.iter().find(|one| one.id == verdict.peer).map(FilteredPeer::who);
     let interface = peer.interface;
     Ok(Json(TestAnswer { interface, sender, library, program, unasked }).into_response())
+}
+
+/// Whom the question is about.
+fn sender<'p>(query: &TestQuery, peers: &'p [FilteredPeer]) -> Result<&'p FilteredPeer, Failure> {
+    let asked = |peer: &&FilteredPeer| {
+        let named = |name: &String| peer.peer == *name || peer.public_key.to_string() == *name;
+        peer.tunnel == query.tunnel
+            && query.peer.as_ref().is_none_or(named)
+            && query.interface.as_ref().is_none_or(|name| *name == peer.interface)
+    };
+    let (what, name) = match (&query.peer, &query.tunnel) {
+        (_, Some(tunnel)) => ("tunnel", tunnel),
+        (Some(peer), None) => ("peer", peer),
+        (None, None) => {
+            return Err(Failure::Wrong("who sends it? name a peer or a tunnel".to_owned()));
+        }
+    };
+    let mut found = peers.iter().filter(asked);
+    match (found.next(), found.next()) {
+        (Some(peer), None) => Ok(peer),
+        (Some(_), Some(_)) => {
+            let text = format!("several interfaces have a {what} {name}: add --interface");
+            Err(Failure::Wrong(text))
+        }
+        (None, _) => {
+            let names: Vec<_> = peers
+                .iter()
+                .filter_map(|peer| match &peer.tunnel {
+                    tunnel if tunnel.is_some() != query.tunnel.is_some() => None,
+                    Some(tunnel) => Some(tunnel.as_str()),
+                    None => Some(peer.peer.as_str()),
+                })
+                .collect();
+            Err(Failure::Wrong(format!(
+                "no filtered {what} is named {name}: name one of {}",
+                names.join(", ")
+            )))
+        }
+    }
 }
 
 /// The verdict in words, with the rule that decided.

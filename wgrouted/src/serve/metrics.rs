@@ -18,6 +18,7 @@ use super::{
 use crate::{
     core::{
         exits::status::{ExitState, ExitsStatus},
+        filter::report::FilteredPeer,
         reach::status::{PeerStatus, Reachability, State as ReachState},
         report::{InterfaceState, InterfaceStatus, PeerRow, Status},
     },
@@ -284,6 +285,15 @@ fn reachability<W: io::Write>(out: Out<'_, '_, W>, figures: &Figures) -> io::Res
     Ok(())
 }
 
+/// A peer that speaks through a tunnel is not the one that speaks directly.
+fn filtered_labels(peer: &FilteredPeer) -> Labels {
+    let labels = peer_labels(&peer.interface, &peer.peer, &peer.public_key);
+    match &peer.tunnel {
+        Some(tunnel) => labels.with("tunnel", tunnel),
+        None => labels,
+    }
+}
+
 fn filtered<W: io::Write>(out: Out<'_, '_, W>, filter: &FilterView) -> io::Result<()> {
     let status = &filter.status;
     let figures = [("ipv4", status.ipv4_sources), ("ipv6", status.ipv6_sources)];
@@ -294,13 +304,12 @@ fn filtered<W: io::Write>(out: Out<'_, '_, W>, filter: &FilterView) -> io::Resul
     out.family("wgrouted_filter_in_force", Kind::Gauge, "Whether the peer is filtered.")?;
     for row in &filter.peers {
         let peer = &row.peer;
-        let labels = peer_labels(&peer.interface, &peer.peer, &peer.public_key);
-        out.sample(&labels, u8::from(peer.in_force))?;
+        out.sample(&filtered_labels(peer), u8::from(peer.in_force))?;
     }
     let counts = || {
         let known = filter.peers.iter().flat_map(|row| {
             let peer = &row.peer;
-            let labels = peer_labels(&peer.interface, &peer.peer, &peer.public_key);
+            let labels = filtered_labels(peer);
             row.counters.iter().map(move |count| (labels.clone(), count))
         });
         let unknown = peer_labels("", "", &"");

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use ebpf_xdp::layout::{Mode, Peer, Reason, domain};
+use ebpf_xdp::layout::{Mode, Peer, Reason, Tunnel, domain};
 use wgrouted::{
     core::{
-        filter::table::{Contents, FilterChange},
+        filter::{
+            rule::Ends,
+            table::{Contents, FilterChange, Identity, TunnelKey},
+        },
         prefix::Prefix,
     },
     target::filter::{FilterReader, FilterTarget, KernelFilter},
@@ -27,6 +30,22 @@ fn what_is_written_is_read() {
     let mut filter = KernelFilter::new(DIRECTORY);
     assert_eq!(filter.open(&plan()).unwrap(), Contents::default());
     let feasible = domain::feasible(3);
+    let inside = Identity { tunnel: Some("gre-b".into()), ..identity(5, 2) };
+    let ends = |local: &str, remote: &str, key| TunnelKey {
+        peer: 2,
+        ends: Some(Ends {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            protocol: 47,
+            key,
+        }),
+    };
+    let (two, six) = (ends("10.9.0.1", "10.9.0.2", Some(0)), ends("fd09::1", "fd09::2", None));
+    let any = TunnelKey { peer: 3, ends: None };
+    let tunnel = |key, peer: Option<u32>| FilterChange::Tunnel {
+        key,
+        word: peer.map(|peer| Tunnel { peer, ..Tunnel::default() }),
+    };
     apply(
         &mut filter,
         &[
@@ -51,6 +70,13 @@ fn what_is_written_is_read() {
             FilterChange::Link { ifindex: 6, word: None },
             FilterChange::Link { ifindex: 99, word: None },
             FilterChange::Policy { id: 9, policy: None },
+            peer(4, Some(inside), strict(0)),
+            tunnel(two, Some(4)),
+            tunnel(six, Some(4)),
+            tunnel(any, Some(4)),
+            tunnel(any, Some(5)),
+            tunnel(six, None),
+            tunnel(six, None),
         ],
     );
     let p = |text: &str| text.parse::<Prefix>().unwrap();
@@ -64,8 +90,9 @@ fn what_is_written_is_read() {
             (key(feasible, "2001:db8::1/128"), 5),
         ],
         members: vec![(1, 2)],
-        peers: vec![(2, identity(5, 2))],
+        peers: vec![(2, identity(5, 2)), (4, inside)],
         links: vec![5],
+        tunnels: vec![two, any],
     };
     assert_eq!(filter.dump().unwrap(), wanted);
     drop(filter);

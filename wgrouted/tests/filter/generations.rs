@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::UdpSocket,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use ebpf_xdp::layout::{MAGIC, Settings, VERSION};
 use wgrouted::{
     core::filter::{
         rule::Hook,
@@ -169,6 +171,63 @@ fn another_object_takes_over_the_maps() {
     assert_eq!(after.0, before.0);
     assert_ne!(after.1, before.1);
     assert_eq!(after.1.len(), 1);
+    assert!(lab.arrives(RIGHT) && !lab.arrives(WRONG));
+    filter.remove().unwrap();
+}
+
+/// Writes the settings of a generation as those of an earlier layout are.
+fn make_older(generation: &Path) {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let path = generation.join("WGR_SETTINGS");
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let mut get = [path.as_ptr().addr() as u64, 0];
+    // SAFETY: BPF_OBJ_GET reads a path that ends with a zero.
+    let map = unsafe { libc::syscall(libc::SYS_bpf, 7, get.as_mut_ptr(), 16) };
+    assert!(map >= 0);
+    // SAFETY: a new descriptor.
+    let map = unsafe { OwnedFd::from_raw_fd(map as i32) };
+    let key = 0_u32;
+    let settings = Settings {
+        magic: MAGIC,
+        version: VERSION - 1,
+        flags: Settings::GUARD,
+        samples_per_second: 100,
+        peers: 65,
+        reserved: [0; 3],
+    };
+    let mut update = [
+        map.as_raw_fd() as u64,
+        (&raw const key).addr() as u64,
+        (&raw const settings).addr() as u64,
+        0,
+    ];
+    // SAFETY: BPF_MAP_UPDATE_ELEM reads a key and a value of the map's sizes.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, 2, update.as_mut_ptr(), 32) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    // What that layout did not have yet.
+    fs::remove_file(generation.join("WGR_TUNNELS")).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn maps_of_an_earlier_layout_are_replaced_without_a_gap() {
+    let lab = Lab::new();
+    drop(lab.filter(&plan()));
+    make_older(&space().unwrap().join("g1"));
+    let message = FilterReader::open(DIRECTORY).unwrap_err().message;
+    assert!(message.contains("another version"), "{message}");
+    let flood = Flood::start(&lab);
+    flood.go_on();
+    let mut filter = KernelFilter::new(DIRECTORY);
+    // Nothing in them means what it would mean now: not even who is who.
+    assert_eq!(filter.open(&plan()).unwrap(), Contents::default());
+    assert_eq!(generations(), ["/g1", "/g2"]);
+    flood.go_on();
+    apply(&mut filter, &lab.usual());
+    hook(&filter.attach(&lab.links(false)));
+    flood.go_on();
+    flood.end();
+    assert_eq!(generations(), ["/g2"]);
     assert!(lab.arrives(RIGHT) && !lab.arrives(WRONG));
     filter.remove().unwrap();
 }

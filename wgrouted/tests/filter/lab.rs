@@ -186,7 +186,7 @@ pub(crate) fn source(domain: u32, prefix: &str, value: Option<u32>) -> FilterCha
 }
 
 pub(crate) fn identity(ifindex: u32, number: u8) -> Identity {
-    Identity { ifindex, public_key: PublicKey([number; 32]) }
+    Identity { ifindex, public_key: PublicKey([number; 32]), tunnel: None }
 }
 
 pub(crate) fn peer(id: u32, identity: Option<Identity>, word: Peer) -> FilterChange {

@@ -3,7 +3,7 @@
 use ebpf_xdp::{addr::V4, layout::Reason, verdict::Verdict};
 use wgrouted::{
     core::{
-        filter::table::{CompiledPolicy, FilterChange, SourceKey},
+        filter::table::{CompiledPolicy, FilterChange, SourceKey, TunnelKey},
         prefix::Prefix,
     },
     target::filter::{FilterReader, FilterTarget, KernelFilter},
@@ -42,6 +42,9 @@ fn changes(world: &World) -> Vec<FilterChange> {
     for (id, word) in &world.peers {
         let identity = Some(identity(1, *id as u8));
         all.push(FilterChange::Peer { id: *id, identity, word: *word });
+    }
+    for (key, word) in &world.tunnels {
+        all.push(FilterChange::Tunnel { key: TunnelKey::from_layout(key), word: Some(*word) });
     }
     for (ifindex, word) in &world.links {
         all.push(FilterChange::Link { ifindex: *ifindex, word: Some(*word) });

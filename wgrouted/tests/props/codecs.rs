@@ -187,9 +187,10 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
         prop::collection::vec(prefix(), 0..3),
         (duration(), duration(), any::<usize>(), duration()),
         prop::collection::vec(peer, 0..3),
-        prop::option::of(filter_codecs::link_filter()),
+        (prop::option::of(filter_codecs::link_filter()), filter_codecs::tunnel_rules()),
     )
         .prop_map(|((name, link, audit, on_exit), tables, managed, numbers, peers, filter)| {
+            let (filter, tunnels) = filter;
             let (delete_hold, coalesce, message_size, adopt) = numbers;
             InterfaceRule {
                 name,
@@ -204,6 +205,7 @@ fn rule() -> impl Strategy<Value = InterfaceRule> {
                 audit,
                 peers,
                 filter,
+                tunnels,
                 reach: None,
             }
         })

@@ -70,6 +70,7 @@ pub fn rule(name: &str) -> InterfaceRule {
         audit: Audit::Auto,
         peers: numbers.map(peer).collect(),
         filter: None,
+        tunnels: Vec::new(),
         reach: None,
     }
 }

@@ -6,13 +6,12 @@ use proptest::prelude::*;
 use wgrouted::core::{
     filter::{
         policy::{PolicyRule, RuleSpec},
-        rule::{FilterRule, Hook, LinkFilter, PeerFilter, Sizes, SourceMode},
+        rule::{Ends, FilterRule, Hook, LinkFilter, PeerFilter, Sizes, SourceMode, TunnelRule},
         table::{
             Contents, FilterError, FilterEvent, FilterReport, HookKind, Identity, LinkState,
-            SourceKey,
+            SourceKey, TunnelKey, TunnelName,
         },
     },
-    peer::PublicKey,
     prefix::Prefix,
     rule::{Audit, OnExit},
 };
@@ -111,20 +110,65 @@ fn failure() -> impl Strategy<Value = FilterError> {
 fn contents() -> impl Strategy<Value = Contents> {
     let source = (any::<u32>(), prefix(), any::<u32>())
         .prop_map(|(domain, prefix, value)| (SourceKey { domain, prefix }, value));
-    let identity = |(ifindex, public_key): (u32, PublicKey)| Identity { ifindex, public_key };
-    let peer = (any::<u32>(), (any::<u32>(), key()).prop_map(identity));
+    let name = prop::option::of("[a-z0-9-]{1,15}");
+    let identity = (any::<u32>(), key(), name).prop_map(|(ifindex, public_key, name)| {
+        let tunnel = name.as_deref().map(TunnelName::from);
+        Identity { ifindex, public_key, tunnel }
+    });
+    let peer = (any::<u32>(), identity);
+    let tunnel = (any::<u32>(), prop::option::of(ends()));
+    let tunnel = tunnel.prop_map(|(peer, ends)| TunnelKey { peer, ends });
     (
         prop::collection::vec(source, 0..3),
         prop::collection::vec(any::<(u32, u32)>(), 0..3),
         prop::collection::vec(peer, 0..3),
         prop::collection::vec(any::<u32>(), 0..3),
+        prop::collection::vec(tunnel, 0..3),
     )
-        .prop_map(|(sources, members, peers, links)| Contents {
+        .prop_map(|(sources, members, peers, links, tunnels)| Contents {
             sources,
             members,
             peers,
             links,
+            tunnels,
         })
+}
+
+pub fn ends() -> impl Strategy<Value = Ends> {
+    let v4 = (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(a, b)| (a.into(), b.into()));
+    let v6 = (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(a, b)| (a.into(), b.into()));
+    let ends = prop_oneof![v4, v6];
+    let protocol = prop_oneof![Just(4), Just(47)];
+    (ends, protocol, prop::option::of(any::<u32>()))
+        .prop_map(|((local, remote), protocol, key)| Ends { local, remote, protocol, key })
+}
+
+fn tunnel_rule() -> impl Strategy<Value = TunnelRule> {
+    let address = prop::option::of(ends().prop_map(|ends| ends.remote));
+    (prop::option::of(key()), address, prop::option::of(ends()), link_filter()).prop_map(
+        |(peer, remote, ends, filter)| TunnelRule {
+            name: "gre-a".into(),
+            peer,
+            remote,
+            ends,
+            tables: vec![1],
+            pinned: Vec::new(),
+            filter: filter.peers,
+        },
+    )
+}
+
+pub fn tunnel_rules() -> impl Strategy<Value = Vec<TunnelRule>> {
+    prop::collection::vec(tunnel_rule(), 0..3)
+}
+
+proptest! {
+    /// A key of the table of tunnels is what it was made of.
+    #[test]
+    fn keys_of_tunnels_survive(peer in any::<u32>(), ends in prop::option::of(ends())) {
+        let key = TunnelKey { peer, ends };
+        prop_assert_eq!(TunnelKey::from_layout(&key.to_layout()), key);
+    }
 }
 
 pub fn event() -> impl Strategy<Value = FilterEvent> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wgrouted::core::{
     event::Event,
-    filter::rule::{FilterRule, Hook, LinkFilter, PeerFilter, Sizes, SourceMode},
+    filter::rule::{Ends, FilterRule, Hook, LinkFilter, PeerFilter, Sizes, SourceMode, TunnelRule},
     peer::PublicKey,
     prefix::{Family, Prefix},
     rule::{Audit, InterfaceRule, LinkMode, OnExit},
@@ -112,12 +112,20 @@ pub fn own_addresses(key: &PublicKey) -> Mask {
 pub fn rules() -> impl Strategy<Value = Vec<InterfaceRule>> {
     let link = || prop::option::weighted(0.9, (peer_filter(), any::<bool>()));
     let own = prop::collection::vec(prop::option::weighted(0.7, peer_filter()), 6);
+    let tunnels = prop_oneof![
+        2 => Just(Vec::new()),
+        4 => tunnel("eth0").prop_map(|tunnel| vec![tunnel]),
+        // One whose device is never there has packets nevertheless.
+        1 => (tunnel("eth0"), tunnel("gone")).prop_map(|(one, other)| vec![one, other]),
+    ];
+    let tunnels = tunnels.boxed();
     let tables = prop_oneof![
         3 => Just(vec![domain::MAIN, domain::OTHER]),
         1 => Just(vec![domain::OTHER, domain::MAIN]),
         1 => Just(vec![domain::MAIN]),
     ];
-    (link(), link(), own, prop::collection::vec(tables, 2)).prop_map(|(wg0, wg1, own, tables)| {
+    let tables = prop::collection::vec(tables, 2);
+    (link(), link(), own, tables, tunnels).prop_map(|(wg0, wg1, own, tables, tunnels)| {
         let mut rules: Vec<InterfaceRule> = ["wg0", "wg1"].map(interface_rule).to_vec();
         let mut own = own.into_iter();
         for ((rule, filter), tables) in rules.iter_mut().zip([wg0, wg1]).zip(tables) {
@@ -130,8 +138,41 @@ pub fn rules() -> impl Strategy<Value = Vec<InterfaceRule>> {
                 peer.filter = own.next().flatten().filter(|_| rule.filter.is_some());
             }
         }
+        rules[0].tunnels = tunnels;
         rules
     })
+}
+
+/// A tunnel inside `wg0`, through the link that is foreign otherwise.
+fn tunnel(name: &'static str) -> BoxedStrategy<TunnelRule> {
+    let tables = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => Just(vec![domain::OTHER]),
+        1 => Just(vec![domain::OTHER, domain::MAIN]),
+    ];
+    let pinned = prop::collection::vec(small_prefixes(), 0..2);
+    let key = prop::option::of(0..2u32);
+    (1..=4u8, 0..3u8, key, tables, pinned, peer_filter())
+        .prop_map(move |(peer, how, key, tables, pinned, filter)| {
+            let remote = domain::gateway(Family::V4, peer);
+            let local = domain::gateway(Family::V4, 100 + u8::from(name == "gone"));
+            TunnelRule {
+                name: name.to_owned(),
+                // Who has pinned the other end is the peer, whoever is named.
+                peer: (how > 0).then(|| domain::key(if how == 1 { peer } else { 1 + peer % 4 })),
+                remote: (how != 1).then_some(remote),
+                ends: (how != 1 || name == "gone").then_some(Ends {
+                    local,
+                    remote,
+                    protocol: 47,
+                    key,
+                }),
+                tables,
+                pinned,
+                filter,
+            }
+        })
+        .boxed()
 }
 
 /// What may happen.
@@ -226,6 +267,7 @@ fn tamper(maps: &mut wgrouted::target::filter::fake::FakeFilter, how: u8) {
         (3, Some(key)) => drop(maps.sources.insert(key, 1 + u32::from(how / 64))),
         (4, _) => drop(maps.members.pop_first()),
         (5, _) => drop(maps.peers.pop_last()),
+        (6, _) if how < 128 => drop(maps.tunnels.pop_first()),
         (6, _) => drop(maps.links.pop_last()),
         _ => maps.attached.clear(),
     }

@@ -19,6 +19,7 @@ pub fn check_end(sim: &Sim) {
     let oracle = Oracle::new(&sim.kernel, &sim.devices, &sim.rules);
     let maps = Maps(&sim.filter.maps);
     assert_eq!(maps.all_admitted(), oracle.admitted(), "admitted: maps (left), oracle (right)");
+    assert_eq!(maps.tunnels(), oracle.tunnels(), "tunnels: maps (left), oracle (right)");
     let links = sim.filter.maps.links.keys();
     let passing: BTreeMap<_, _> = links.map(|index| (*index, maps.passing(*index))).collect();
     assert_eq!(passing, oracle.passing(), "passing: maps (left), oracle (right)");
@@ -128,7 +129,7 @@ proptest! {
         story in prop::collection::vec((rough_turn(), calm_wait()), 0..30),
         delays in prop::collection::vec(0..20u16, 1..10),
         grace in prop_oneof![Just(0), Just(300u64)],
-        room in 7..10u32,
+        room in 9..12u32,
     ) {
         let mut sim = start(&rules, delays);
         sim.restart();

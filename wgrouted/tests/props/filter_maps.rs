@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ebpf_xdp::{
     addr::{Addr, V4, V6},
     layout::{
-        Event, Finder, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample, Settings,
-        domain, owner,
+        self, Event, Finder, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample,
+        Settings, Tunnel, domain, owner,
     },
     parse::Headers,
     source,
@@ -17,7 +17,8 @@ use ebpf_xdp::{
 };
 use wgrouted::{
     core::{
-        filter::table::{FilterChange, Identity, SourceKey},
+        filter::rule::Ends,
+        filter::table::{FilterChange, Identity, SourceKey, TunnelKey},
         prefix::{Family, Prefix},
         route::IfIndex,
     },
@@ -53,6 +54,18 @@ impl Maps<'_> {
         self.0.peers.iter().map(|(id, (who, _))| (*who, self.admitted(*id))).collect()
     }
 
+    /// Through which tunnels each peer speaks, and as whom what comes out of them is judged.
+    pub fn tunnels(&self) -> BTreeMap<(Identity, Option<Ends>), Identity> {
+        let who = |id: u32| self.0.peers.get(&id).map(|(who, _)| *who);
+        let rows = self.0.tunnels.iter().filter(|(_, word)| word.peer != 0);
+        let rows = rows.filter(|(key, _)| {
+            // Nobody looks for it otherwise.
+            let flags = self.0.peers.get(&key.peer).map_or(0, |(_, word)| word.flags);
+            flags & Peer::TUNNELS != 0
+        });
+        rows.filter_map(|(key, word)| Some(((who(key.peer)?, key.ends), who(word.peer)?))).collect()
+    }
+
     /// Whether a change can have changed what a peer may use.
     pub fn concerns(&self, change: &FilterChange, id: u32) -> bool {
         let asked = self.0.peers.get(&id).map(|(_, word)| word.domain);
@@ -63,7 +76,9 @@ impl Maps<'_> {
             }
             FilterChange::Peer { id: other, .. } => *other == id,
             FilterChange::Member { .. } => true,
-            FilterChange::Link { .. } | FilterChange::Policy { .. } => false,
+            FilterChange::Link { .. }
+            | FilterChange::Tunnel { .. }
+            | FilterChange::Policy { .. } => false,
         }
     }
 
@@ -102,6 +117,10 @@ impl Tables for Maps<'_> {
 
     fn peer(&self, peer: u32) -> Option<Peer> {
         self.0.peers.get(&peer).map(|(_, word)| *word)
+    }
+
+    fn tunnel(&self, key: &layout::TunnelKey) -> Option<Tunnel> {
+        self.0.tunnels.get(&TunnelKey::from_layout(key)).copied()
     }
 
     fn owner(&self, family: u8, domain: u32, addr: Addr) -> Option<u32> {

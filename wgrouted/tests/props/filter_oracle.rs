@@ -11,7 +11,7 @@ use std::{
 
 use wgrouted::core::{
     filter::{
-        rule::{PeerFilter, SourceMode},
+        rule::{Ends, PeerFilter, SourceMode, TunnelRule},
         table::Identity,
     },
     peer::PublicKey,
@@ -51,10 +51,32 @@ impl Link<'_> {
         own.and_then(|peer| peer.filter.as_ref()).unwrap_or(&link.peers)
     }
 
-    fn pins(&self, key: PublicKey, addr: IpAddr) -> bool {
+    fn pinned(&self, key: PublicKey) -> Vec<Prefix> {
         let own = self.peers.iter().filter(|peer| peer.key == key);
-        own.flat_map(|peer| &peer.pinned).any(|pin| pin.contains(addr))
+        own.flat_map(|peer| &peer.pinned).copied().collect()
     }
+
+    /// Who has the other end of a tunnel.
+    fn far_end(&self, rule: &TunnelRule) -> Option<PublicKey> {
+        let pins = |peer: &&Peer| {
+            let pinned = peer.pinned.iter();
+            let pinned = pinned.filter(|pin| rule.remote.is_some_and(|end| pin.contains(end)));
+            pinned.map(Prefix::prefix_len).max()
+        };
+        let owner = self.peers.iter().filter(|peer| pins(peer).is_some()).max_by_key(pins);
+        let key = owner.map(|peer| peer.key).or(rule.peer)?;
+        self.device.peers.contains(&key).then_some(key)
+    }
+}
+
+/// Somebody who sends: a peer directly, or through a tunnel.
+struct Speaker<'a> {
+    who: Identity,
+    filter: &'a PeerFilter,
+    pinned: Vec<Prefix>,
+    tables: Vec<TableId>,
+    /// The tunnel's rule, and its device.
+    tunnel: Option<(&'a TunnelRule, Option<IfIndex>)>,
 }
 
 /// What a route says of the sources that it leads to.
@@ -76,6 +98,7 @@ struct Route {
 
 pub struct Oracle<'a> {
     links: Vec<Link<'a>>,
+    tunnels: Vec<(IfIndex, Identity)>,
     routes: Vec<Route>,
 }
 
@@ -87,34 +110,72 @@ impl<'a> Oracle<'a> {
     ) -> Oracle<'a> {
         let links: Vec<Link<'_>> =
             rules.iter().filter_map(|rule| link(kernel, devices, rule)).collect();
+        let mut tunnels = Vec::new();
+        for link in &links {
+            for rule in &link.rule.tunnels {
+                let device = kernel.index(&rule.name);
+                tunnels.extend(device.zip(speaks(link, rule)));
+            }
+        }
         let mut routes = Vec::new();
         for table in [domain::MAIN, domain::OTHER] {
             for (prefix, paths) in kernel.table(table) {
                 for (at, path) in paths.iter().enumerate() {
-                    let says = says(kernel, &links, path);
+                    let says = says(kernel, &links, &tunnels, path);
                     routes.push(Route { prefix, table, metric: path.metric, at, says });
                 }
             }
         }
-        Oracle { links, routes }
+        Oracle { links, tunnels, routes }
     }
 
-    /// The sources that every peer may use.
-    pub fn admitted(&self) -> BTreeMap<Identity, Mask> {
-        let mut all = BTreeMap::new();
+    fn speakers(&self) -> Vec<Speaker<'_>> {
+        let mut all = Vec::new();
         for link in &self.links {
-            for key in &link.device.peers {
-                let bits = addresses().filter(|(_, addr)| self.admits(link, *key, *addr));
-                let mask = bits.map(|(bit, _)| 1 << bit).sum();
-                all.insert(Identity { ifindex: link.index, public_key: *key }, mask);
+            all.extend(link.device.peers.iter().map(|key| Speaker {
+                who: Identity { ifindex: link.index, public_key: *key, tunnel: None },
+                filter: link.filter(*key),
+                pinned: link.pinned(*key),
+                tables: link.tables.clone(),
+                tunnel: None,
+            }));
+            for rule in &link.rule.tunnels {
+                let Some(who) = speaks(link, rule) else { continue };
+                let device = self.tunnels.iter().find(|(_, other)| *other == who);
+                let own = if rule.tables.is_empty() { &link.rule.tables } else { &rule.tables };
+                all.push(Speaker {
+                    who,
+                    filter: &rule.filter,
+                    pinned: rule.pinned.iter().filter(|pin| !pin.is_default()).copied().collect(),
+                    tables: own.clone(),
+                    tunnel: Some((rule, device.map(|(index, _)| *index))),
+                });
             }
         }
         all
     }
 
+    /// The sources that everybody may use.
+    pub fn admitted(&self) -> BTreeMap<Identity, Mask> {
+        let speakers = self.speakers();
+        let masks = speakers.iter().map(|speaker| {
+            let bits = addresses().filter(|(_, addr)| self.admits(&speakers, speaker, *addr));
+            (speaker.who, bits.map(|(bit, _)| 1 << bit).sum())
+        });
+        masks.collect()
+    }
+
+    /// Through which tunnels each peer speaks, and as whom what comes out of them is judged.
+    pub fn tunnels(&self) -> BTreeMap<(Identity, Option<Ends>), Identity> {
+        let speakers = self.speakers();
+        let tunnels = speakers.iter().filter_map(|speaker| Some((speaker.who, speaker.tunnel?.0)));
+        tunnels.map(|(who, rule)| ((Identity { tunnel: None, ..who }, rule.ends), who)).collect()
+    }
+
     /// The sources of all packets that should pass from a link, by the peer that they count for.
     pub fn passing(&self) -> BTreeMap<IfIndex, BTreeMap<Identity, Mask>> {
         let mut passing: BTreeMap<IfIndex, BTreeMap<Identity, Mask>> = BTreeMap::new();
+        let speakers = self.speakers();
         for link in &self.links {
             let here = passing.entry(link.index).or_default();
             for (bit, addr) in addresses() {
@@ -122,8 +183,14 @@ impl<'a> Oracle<'a> {
                     LinkMode::Dedicated => link.only(),
                     _ => longest_match(&link.device.table, addr),
                 };
-                if let Some(key) = sender.filter(|key| self.admits(link, *key, addr)) {
-                    let who = Identity { ifindex: link.index, public_key: key };
+                let who = sender.map(|public_key| Identity {
+                    ifindex: link.index,
+                    public_key,
+                    tunnel: None,
+                });
+                let sender = speakers.iter().find(|speaker| Some(speaker.who) == who);
+                if let Some(sender) = sender.filter(|one| self.admits(&speakers, one, addr)) {
+                    let who = sender.who;
                     *here.entry(who).or_default() |= 1 << bit;
                 }
             }
@@ -131,11 +198,10 @@ impl<'a> Oracle<'a> {
         passing
     }
 
-    fn admits(&self, link: &Link<'_>, key: PublicKey, addr: IpAddr) -> bool {
-        let filter = link.filter(key);
-        let who = Identity { ifindex: link.index, public_key: key };
+    fn admits(&self, all: &[Speaker<'_>], speaker: &Speaker<'_>, addr: IpAddr) -> bool {
+        let Speaker { who, filter, tables, .. } = speaker;
         let listed = filter.list.iter().any(|prefix| prefix.contains(addr));
-        if filter.source == SourceMode::Off || link.pins(key, addr) {
+        if filter.source == SourceMode::Off || speaker.pins(addr) {
             return true;
         }
         if filter.source != SourceMode::List && !filter.list.is_empty() && !listed {
@@ -145,37 +211,32 @@ impl<'a> Oracle<'a> {
             SourceMode::Off => true,
             SourceMode::List => listed,
             SourceMode::Strict => {
-                let best = self.best(&link.tables, addr);
-                best.is_some_and(|(_, says)| matches!(says, Says::Leads(to) if to.contains(&who)))
+                let best = self.best(tables, addr);
+                best.is_some_and(|(_, says)| matches!(says, Says::Leads(to) if to.contains(who)))
             }
             SourceMode::Loose => {
-                let best = self.best(&link.tables, addr);
+                let best = self.best(tables, addr);
                 let counts = |prefix: Prefix| !(filter.ignore_default && prefix.is_default());
                 best.is_some_and(|(prefix, says)| matches!(says, Says::Leads(_)) && counts(prefix))
             }
-            SourceMode::Feasible => self.is_feasible(link, key, addr),
-            SourceMode::Group => self.links.iter().any(|other| {
-                other.device.peers.iter().any(|member| {
-                    let theirs = other.filter(*member);
-                    theirs.group == filter.group && self.lends(other, *member, addr)
-                })
-            }),
+            SourceMode::Feasible => self.is_feasible(speaker, addr),
+            SourceMode::Group => all
+                .iter()
+                .any(|member| member.filter.group == filter.group && self.lends(member, addr)),
         }
     }
 
     /// What is legal for a member is legal for its group.
-    fn lends(&self, link: &Link<'_>, key: PublicKey, addr: IpAddr) -> bool {
-        let filter = link.filter(key);
-        let listed = filter.list.iter().any(|prefix| prefix.contains(addr));
-        link.pins(key, addr) || listed || self.is_feasible(link, key, addr)
+    fn lends(&self, member: &Speaker<'_>, addr: IpAddr) -> bool {
+        let listed = member.filter.list.iter().any(|prefix| prefix.contains(addr));
+        member.pins(addr) || listed || self.is_feasible(member, addr)
     }
 
-    fn is_feasible(&self, link: &Link<'_>, key: PublicKey, addr: IpAddr) -> bool {
-        let who = Identity { ifindex: link.index, public_key: key };
+    fn is_feasible(&self, speaker: &Speaker<'_>, addr: IpAddr) -> bool {
         self.routes.iter().any(|route| {
-            link.tables.contains(&route.table)
+            speaker.tables.contains(&route.table)
                 && route.prefix.contains(addr)
-                && matches!(&route.says, Some(Says::Leads(to)) if to.contains(&who))
+                && matches!(&route.says, Some(Says::Leads(to)) if to.contains(&speaker.who))
         })
     }
 
@@ -212,7 +273,25 @@ fn link<'a>(
     Some(Link { index: link.index, rule, device, tables, peers })
 }
 
-fn says(kernel: &Kernel, links: &[Link<'_>], path: &Path) -> Option<Says> {
+impl Speaker<'_> {
+    fn pins(&self, addr: IpAddr) -> bool {
+        self.pinned.iter().any(|pin| pin.contains(addr))
+    }
+}
+
+/// Who speaks through a tunnel.
+fn speaks(link: &Link<'_>, rule: &TunnelRule) -> Option<Identity> {
+    let public_key = link.far_end(rule)?;
+    let tunnel = Some(rule.name.as_str().into());
+    Some(Identity { ifindex: link.index, public_key, tunnel })
+}
+
+fn says(
+    kernel: &Kernel,
+    links: &[Link<'_>],
+    tunnels: &[(IfIndex, Identity)],
+    path: &Path,
+) -> Option<Says> {
     let drops = kernel.nexthops().get(&path.nexthop) == Some(&NexthopKind::Blackhole);
     if path.kind.is_reject() || drops {
         return Some(Says::Nobody);
@@ -224,12 +303,13 @@ fn says(kernel: &Kernel, links: &[Link<'_>], path: &Path) -> Option<Says> {
     }
     let mut to = BTreeSet::new();
     for (_, hop) in hops {
+        to.extend(tunnels.iter().filter(|(index, _)| *index == hop.oif).map(|(_, who)| *who));
         let Some(link) = links.iter().find(|link| link.index == hop.oif) else { continue };
         let key = match link.rule.link {
             LinkMode::Dedicated => link.only(),
             _ => oracle::peer_of(&link.peers, path, &hop),
         };
-        to.extend(key.map(|public_key| Identity { ifindex: link.index, public_key }));
+        to.extend(key.map(|public_key| Identity { ifindex: link.index, public_key, tunnel: None }));
     }
     Some(Says::Leads(to))
 }

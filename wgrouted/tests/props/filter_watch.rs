@@ -163,6 +163,13 @@ impl Sim {
                 "{change:?}: {ifindex} names a peer that is not there"
             );
         }
+        for (key, tunnel) in &maps.tunnels {
+            let there = maps.peers.get(&tunnel.peer).is_some_and(|(who, _)| who.tunnel.is_some());
+            assert!(
+                tunnel.peer == 0 || there,
+                "{change:?}: {key:?} names a tunnel that is not there"
+            );
+        }
     }
 
     /// The daemon may have caught up.

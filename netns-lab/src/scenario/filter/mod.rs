@@ -13,6 +13,7 @@ mod service;
 mod shared;
 mod sources;
 mod support;
+mod tunnels;
 
 use super::Scenario;
 
@@ -22,6 +23,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         sources::SCENARIOS,
         policies::SCENARIOS,
         shared::SCENARIOS,
+        tunnels::SCENARIOS,
         moves::SCENARIOS,
         lifecycle::SCENARIOS,
         service::SCENARIOS,

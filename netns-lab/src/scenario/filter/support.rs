@@ -224,7 +224,12 @@ impl Running {
 pub(super) fn stream(injector: Injector, from: IpAddr, every: Duration) -> Result<Running> {
     let label = new_label();
     let packet = Host::route_from(from, label).udp(40000, DISCARD);
-    Ok(Running { label, stream: injector.stream(vec![packet], every) })
+    Ok(repeat(injector, label, packet, every))
+}
+
+/// Sends a packet that is known by this label until it is stopped.
+pub(super) fn repeat(injector: Injector, label: u16, packet: Vec<u8>, every: Duration) -> Running {
+    Running { label, stream: injector.stream(vec![packet], every) }
 }
 
 /// What shall become of a packet, with the filter's word for why.

@@ -17,6 +17,7 @@ use crate::{
     config::{
         document::{At, Report},
         error::Problem,
+        links::raw::RawTunnel,
         meaning::{Unique, values},
         raw::RawInterface,
     },
@@ -66,6 +67,7 @@ impl<'a> Peers<'a> {
 pub(in crate::config) fn filter(
     raw: RawFilter,
     interfaces: Option<&[RawInterface]>,
+    tunnels: &[RawTunnel],
     report: &Report<'_>,
 ) -> Filter {
     let peers = Peers::of(interfaces);
@@ -85,7 +87,11 @@ pub(in crate::config) fn filter(
     sizes.rules = raw.rules.map_or(sizes.rules, |rules| rules.value);
 
     let filtered = interfaces.into_iter().flatten().filter(|interface| interface.filter.is_some());
-    let named = filtered.map(|interface| interface.peers.len()).sum();
+    let filtered = filtered.map(|interface| {
+        let inside = tunnels.iter().filter(|tunnel| tunnel.is_over(interface.name.as_ref()));
+        interface.peers.len() + inside.count()
+    });
+    let named = filtered.sum();
     if named > sizes.peers as usize {
         let at = raw.peers.map_or(raw.at, |peers| peers.at);
         report.add(at, "filter.peers", Problem::PeersSize { named, room: sizes.peers });
@@ -209,6 +215,24 @@ pub(in crate::config) fn peer(
         return None;
     };
     Some(resolve(raw, &link.peers, KEY, policies, report))
+}
+
+/// What a tunnel's `filter` means, whose peer is filtered like `above`; `None`: it is not.
+pub(in crate::config) fn tunnel(
+    raw: Option<RawLinkFilter>,
+    above: Option<&PeerFilter>,
+    policies: &Policies,
+    report: &Report<'_>,
+) -> Option<PeerFilter> {
+    const KEY: &str = "tunnel.filter";
+    match (raw, above) {
+        (None, above) => above.cloned(),
+        (Some(raw), Some(above)) => Some(resolve(raw, above, KEY, policies, report)),
+        (Some(raw), None) => {
+            report.add(raw.at, KEY, Problem::TunnelFilterAlone);
+            None
+        }
+    }
 }
 
 /// Fills in what is absent from what stands above: the link's filter, or the defaults.

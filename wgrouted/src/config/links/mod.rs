@@ -6,6 +6,7 @@
 
 pub(super) mod meaning;
 pub(super) mod raw;
+pub(super) mod tunnel;
 pub(super) mod value;
 
 use std::{ops::RangeInclusive, time::Duration};

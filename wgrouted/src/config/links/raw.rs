@@ -8,11 +8,17 @@ use super::{TTL_RANGE, value as links};
 use crate::{
     config::{
         document::{At, Section},
+        filter::raw::RawLinkFilter,
+        names::Names,
         value,
     },
-    core::links::{
-        address::InterfaceAddress,
-        rule::{Endpoint, LinkLocal, MtuRule, TunnelKind},
+    core::{
+        links::{
+            address::InterfaceAddress,
+            rule::{Endpoint, LinkLocal, MtuRule, TunnelKind},
+        },
+        prefix::Prefix,
+        route::TableId,
     },
 };
 
@@ -42,6 +48,7 @@ pub(in crate::config) struct RawPeerLink {
 /// `[[tunnel]]`.
 pub(in crate::config) struct RawTunnel {
     pub(super) at: usize,
+    pub(super) manage: bool,
     pub(super) name: Option<At<String>>,
     pub(super) kind: Option<At<TunnelKind>>,
     pub(super) over: Option<At<String>>,
@@ -51,6 +58,9 @@ pub(in crate::config) struct RawTunnel {
     pub(super) ttl: Option<At<u8>>,
     pub(super) key: Option<At<u32>>,
     pub(super) ends: RawEnds,
+    pub(super) tables: Option<Vec<At<TableId>>>,
+    pub(super) pinned: Option<Vec<At<Prefix>>>,
+    pub(super) filter: Option<RawLinkFilter>,
     /// Whether nothing is wrong inside it.
     pub(super) sound: bool,
 }
@@ -89,13 +99,20 @@ impl RawPeerLink {
 }
 
 impl RawTunnel {
-    pub(in crate::config) fn read(mut section: Section<'_, '_>) -> Self {
+    pub(in crate::config) fn read(mut section: Section<'_, '_>, names: &Names) -> Self {
         const KINDS: [(&str, TunnelKind); 3] =
             [("gre", TunnelKind::Gre), ("ip6gre", TunnelKind::Ip6gre), ("ipip", TunnelKind::Ipip)];
+        let manage = section.take("manage", value::boolean).is_none_or(|manage| manage.value);
+        let kind = |v: &_| value::choice(v, &KINDS);
         let mut tunnel = RawTunnel {
             at: section.at,
+            manage,
             name: section.require("name", "name = \"gre-a\"", value::interface),
-            kind: section.require("kind", "kind = \"gre\"", |v| value::choice(v, &KINDS)),
+            kind: if manage {
+                section.require("kind", "kind = \"gre\"", kind)
+            } else {
+                section.take("kind", kind)
+            },
             over: section.require("over", "over = \"wg0\"", value::interface),
             peer: section.take("peer", value::peer_name),
             local: section.take("local", links::address),
@@ -103,9 +120,22 @@ impl RawTunnel {
             ttl: section.take("ttl", |v| value::count(v, &TTL_RANGE).map(|ttl| ttl as u8)),
             key: section.take("key", |v| value::count(v, &(0..=u32::MAX))),
             ends: RawEnds::read(&mut section),
+            tables: section.list(
+                "tables",
+                Some("name a table, or leave `tables` out to follow those of the interface"),
+                |v| value::table(v, names),
+            ),
+            pinned: section.list("pinned", None, value::parsed),
+            filter: section.table("filter").map(RawLinkFilter::of_peer),
             sound: false,
         };
         tunnel.sound = section.finish();
         tunnel
+    }
+
+    /// Whether it is inside the interface of this name.
+    pub(in crate::config) fn is_over(&self, interface: Option<&At<String>>) -> bool {
+        let over = self.over.as_ref().map(|over| &over.value);
+        over.is_some() && over == interface.map(|name| &name.value)
     }
 }

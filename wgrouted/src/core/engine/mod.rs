@@ -20,12 +20,12 @@ use smallvec::SmallVec;
 
 use super::{
     event::{Event, InterfaceId, Notice, Output, Scope},
-    filter::{Filter, table::FilterEvent},
-    interface::{Interface, Network, Seen},
+    filter::{Filter, rule::TunnelRule, table::FilterEvent},
+    interface::{Interface, Network, Seen, TunnelDevice},
     nexthops::Nexthops,
     prefix::Family,
     rib::Rib,
-    route::{IfIndex, Link, LinkKind, NexthopId, TableId},
+    route::{IfIndex, Link, LinkKind, NexthopId, TABLE_MAIN, TableId},
     rule::InterfaceRule,
     sync::Sync,
     time::Time,
@@ -283,11 +283,11 @@ impl Engine {
         for (id, interface) in &mut self.interfaces {
             let name = interface.rule().name.clone();
             let link = self.links.values().find(|link| link.name == name);
-            let vrf = link.and_then(|link| link.master).and_then(|master| self.links.get(&master));
-            let table = vrf.and_then(|vrf| match vrf.kind {
-                LinkKind::Vrf { table } => Some(table),
-                _ => None,
-            });
+            let table = link.and_then(|link| vrf_of(&self.links, link));
+            let tunnels = interface.rule().tunnels.iter();
+            let tunnels = tunnels.map(|tunnel| device(&self.links, interface.rule(), tunnel));
+            let tunnels = tunnels.collect();
+            interface.set_tunnels(tunnels);
             if interface.set_vrf(table) {
                 retabled.push(*id);
             }
@@ -321,8 +321,8 @@ impl Engine {
     }
 
     fn follow(&mut self, now: Time) {
-        let tables = self.interfaces.values().flat_map(|interface| interface.tables());
-        let followed: BTreeSet<TableId> = tables.copied().collect();
+        let followed: BTreeSet<TableId> =
+            self.interfaces.values().flat_map(Interface::followed).collect();
         if self.followed.difference(&followed).next().is_some() {
             self.rib.retain_tables(|table| followed.contains(&table));
             self.loaded.retain(|(_, table)| followed.contains(table));
@@ -344,8 +344,29 @@ impl Engine {
             let loaded = |table: &TableId| {
                 Family::ALL.iter().all(|family| self.loaded.contains(&(*family, *table)))
             };
-            let ready = self.objects_loaded && interface.tables().iter().all(loaded);
+            let ready = self.objects_loaded && interface.followed().all(|table| loaded(&table));
             interface.set_routes_ready(net, ready, now);
         }
     }
+}
+
+/// The table of the VRF that a link belongs to.
+fn vrf_of(links: &HashMap<IfIndex, Link>, link: &Link) -> Option<TableId> {
+    match links.get(&link.master?)?.kind {
+        LinkKind::Vrf { table } => Some(table),
+        _ => None,
+    }
+}
+
+/// What a tunnel's device is.
+fn device(
+    links: &HashMap<IfIndex, Link>,
+    over: &InterfaceRule,
+    tunnel: &TunnelRule,
+) -> TunnelDevice {
+    let link = links.values().find(|link| link.name == tunnel.name);
+    let vrf = link.and_then(|link| vrf_of(links, link));
+    let configured = [&tunnel.tables, &over.tables].into_iter().find(|tables| !tables.is_empty());
+    let tables = configured.cloned().unwrap_or_else(|| vec![vrf.unwrap_or(TABLE_MAIN)]);
+    TunnelDevice { ifindex: link.map(|link| link.index), vrf, tables }
 }

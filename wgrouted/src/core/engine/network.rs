@@ -133,9 +133,7 @@ impl Engine {
         let entry = &mut self.concerns[at];
         if entry.as_ref().is_none_or(|(known, _)| *known != generation) {
             let path = self.rib.path_table().get(id);
-            let here = |interface: &Interface| {
-                interface.ifindex().is_some_and(|link| self.nexthops.uses_link(path, link))
-            };
+            let here = |interface: &Interface| interface.is_used_by(&self.nexthops, path);
             let concerned =
                 self.interfaces.iter().filter(|(_, i)| here(i)).map(|(id, _)| *id).collect();
             *entry = Some((generation, concerned));

@@ -7,12 +7,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebpf_xdp::{
     addr::{Addr, V4},
-    layout::{Event, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample, Settings},
+    layout::{
+        self, Event, Flow, FlowKey, FragmentKey, Link, Peer, Policy, Rule, Sample, Settings, Tunnel,
+    },
     tables::{Tables, Work},
     verdict::{self, Verdict},
 };
 
-use super::{machine::Filter, table::SourceKey};
+use super::{
+    machine::Filter,
+    table::{SourceKey, TunnelKey},
+};
 use crate::core::prefix::Prefix;
 
 /// The mirror as tables.
@@ -64,6 +69,10 @@ impl Tables for Judge<'_> {
 
     fn peer(&self, peer: u32) -> Option<Peer> {
         self.filter.peer_word(peer).map(|(word, _)| word)
+    }
+
+    fn tunnel(&self, key: &layout::TunnelKey) -> Option<Tunnel> {
+        self.filter.tunnel_word(&TunnelKey::from_layout(key))
     }
 
     fn owner(&self, family: u8, domain: u32, addr: Addr) -> Option<u32> {

@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 
 use super::{
     owners::{Owners, PeerIds},
-    roster::{Roster, is_own_address, stable_number},
+    roster::{Member, Roster, is_own_address, stable_number},
     rule::SourceMode,
     table::SourceKey,
 };
@@ -137,7 +137,7 @@ impl Legal {
                 put(domain::list(id), *prefix);
             }
             let group = member.filter.group.as_deref().map(group_number);
-            for prefix in pins(view, member.interface, member.idx) {
+            for prefix in own(view, member) {
                 put(domain::own(id), prefix);
                 if let Some(group) = group {
                     put(domain::group(group), prefix);
@@ -186,7 +186,7 @@ impl Legal {
         } else if kind == domain::list(0) >> domain::BITS {
             member.filter.list.contains(&prefix)
         } else if kind == domain::own(0) >> domain::BITS {
-            pins(view, member.interface, member.idx).any(|pin| pin == prefix)
+            own(view, member).any(|pin| pin == prefix)
         } else {
             false
         };
@@ -196,7 +196,7 @@ impl Legal {
     fn lends(&mut self, view: View<'_>, id: u32, prefix: &Prefix) -> bool {
         let Some(member) = self.roster.member(id) else { return false };
         member.filter.list.contains(prefix)
-            || pins(view, member.interface, member.idx).any(|pin| pin == *prefix)
+            || own(view, member).any(|pin| pin == *prefix)
             || self.leads(view, id, prefix)
     }
 
@@ -205,7 +205,7 @@ impl Legal {
         let paths = view.net.rib.paths(prefix);
         paths.iter().any(|path| {
             let table = view.net.rib.path_table().get(*path).table;
-            let counts = |member: &super::roster::Member| member.tables.contains(&table);
+            let counts = |member: &Member| member.tables.contains(&table);
             self.roster.member(id).is_some_and(counts)
                 && matches!(
                     self.meaning(view, *path),
@@ -266,6 +266,10 @@ fn meaning(roster: &Roster, view: View<'_>, path: &Path) -> Meaning {
     let mut usable = false;
     for hop in hops.iter().filter(|hop| !hop.hop.dead) {
         usable = true;
+        if let Some(tunnel) = roster.inside(hop.hop.oif) {
+            peers.push(tunnel);
+            continue;
+        }
         let Some(link) = roster.link(hop.hop.oif) else { continue };
         if link.dedicated {
             peers.extend(link.only);
@@ -284,16 +288,17 @@ fn meaning(roster: &Roster, view: View<'_>, path: &Path) -> Meaning {
     }
 }
 
-/// The peer's own addresses.
-fn pins(
-    view: View<'_>,
-    interface: InterfaceId,
-    idx: crate::core::peer::PeerIdx,
-) -> impl Iterator<Item = Prefix> {
-    let interface = view.interfaces.get(&interface);
-    let pinned =
-        interface.into_iter().flat_map(move |interface| &interface.peers().get(idx).pinned);
-    pinned.copied().filter(is_own_address)
+/// The peer's own addresses: on the link its tunnel addresses, inside a tunnel those that the
+/// operator gives. Its end of the tunnel is none of the latter: nobody routes it there.
+fn own<'v>(view: View<'v>, member: &Member) -> impl Iterator<Item = Prefix> + use<'v> {
+    let (idx, place) = (member.idx, member.tunnel);
+    let interface = view.interfaces.get(&member.interface);
+    let direct = interface.filter(|_| place.is_none());
+    let direct = direct.into_iter().flat_map(move |one| &one.peers().get(idx).pinned);
+    let rules = interface.into_iter().flat_map(|one| &one.rule().tunnels);
+    let inside = rules.enumerate().filter(move |(at, _)| place.is_some_and(|p| p.at == *at));
+    let inside = inside.flat_map(|(_, tunnel)| &tunnel.pinned);
+    direct.chain(inside).copied().filter(is_own_address)
 }
 
 fn instance(known: &BTreeMap<u32, Vec<TableId>>, tables: &[TableId]) -> u32 {

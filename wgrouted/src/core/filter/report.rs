@@ -3,10 +3,20 @@
 //! Here live the answers to questions about it, as plain data with names in place of numbers. What
 //! the programs counted is not known here: it is in the maps.
 
+use ebpf_xdp::parse::protocol;
 use serde::{Deserialize, Serialize};
 
-use super::{machine::Counters, rule::SourceMode, table::HookKind};
-use crate::core::{engine::Engine, peer::PublicKey, prefix::Family, route::IfIndex};
+use super::{
+    machine::Counters,
+    rule::{Ends, SourceMode},
+    table::HookKind,
+};
+use crate::core::{
+    engine::Engine,
+    peer::PublicKey,
+    prefix::{Family, Prefix},
+    route::IfIndex,
+};
 
 /// State and counters of the filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +91,8 @@ pub struct FilteredPeer {
     pub peer: String,
     /// Its key.
     pub public_key: PublicKey,
+    /// The tunnel through which it speaks; none: directly.
+    pub tunnel: Option<String>,
     /// Which sources it may use.
     pub source: SourceMode,
     /// What becomes of what is not legal.
@@ -91,6 +103,16 @@ pub struct FilteredPeer {
     pub policy: Option<String>,
     /// The maps say so.
     pub in_force: bool,
+}
+
+impl FilteredPeer {
+    /// Who it is, in one word or three: `b`, or `b in gre-b`.
+    pub fn who(&self) -> String {
+        match &self.tunnel {
+            Some(tunnel) => format!("{} in {tunnel}", self.peer),
+            None => self.peer.clone(),
+        }
+    }
 }
 
 /// What becomes of packets that are not legal.
@@ -148,6 +170,19 @@ impl Engine {
         }
     }
 
+    /// Ends between which a tunnel's packets may be, by the tunnel's number among the filtered peers.
+    pub fn tunnel_ends(&self, id: u32) -> Option<Ends> {
+        let member = self.filter()?.legal().roster().member(id)?;
+        let place = member.tunnel?;
+        let interface = self.interfaces().find(|i| i.id() == member.interface)?;
+        place.ends.or_else(|| {
+            // All that the peer encapsulates: from its address, to wherever.
+            let pinned = interface.peers().get(member.idx).pinned.iter().map(Prefix::addr);
+            let remote = interface.rule().tunnels[place.at].remote.or_else(|| pinned.max())?;
+            Some(Ends { local: remote, remote, protocol: protocol::GRE, key: None })
+        })
+    }
+
     /// The filtered peers.
     pub fn filtered_peers(&self) -> Vec<FilteredPeer> {
         let Some(filter) = self.filter() else { return Vec::new() };
@@ -162,6 +197,7 @@ impl Engine {
                 interface: interface.rule().name.clone(),
                 peer: peer.name.clone(),
                 public_key: peer.public_key,
+                tunnel: member.tunnel.map(|place| interface.rule().tunnels[place.at].name.clone()),
                 source: member.filter.source,
                 action: if member.filter.monitor { Action::Monitor } else { Action::Enforce },
                 group: member.filter.group.clone(),

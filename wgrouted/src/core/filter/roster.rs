@@ -10,8 +10,8 @@ use ebpf_xdp::layout;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    rule::{PeerFilter, SourceMode},
-    table::Identity,
+    rule::{Ends, PeerFilter, SourceMode},
+    table::{Identity, TunnelName},
 };
 use crate::core::{
     event::InterfaceId,
@@ -35,6 +35,23 @@ pub struct Member {
     pub filter: PeerFilter,
     /// The tables that count for it, most preferred first.
     pub tables: Vec<TableId>,
+    /// The tunnel through which it speaks; `None`: directly.
+    pub tunnel: Option<Place>,
+}
+
+/// A tunnel's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its position among the tunnels of its interface.
+    pub at: usize,
+    /// Number of the peer that sends its packets.
+    pub outer: u32,
+    /// Its device, while it exists.
+    pub ifindex: Option<IfIndex>,
+    /// Which packets are its.
+    pub ends: Option<Ends>,
+    /// As a link's.
+    pub zone: u16,
 }
 
 /// A filtered link.
@@ -52,6 +69,8 @@ pub struct LinkRow {
     pub ids: Vec<u32>,
     /// Flows are known within a zone: links in different VRFs have different ones.
     pub zone: u16,
+    /// Numbers of the tunnels inside it.
+    pub tunnels: Vec<u32>,
 }
 
 /// Everybody who is filtered.
@@ -59,6 +78,8 @@ pub struct LinkRow {
 pub struct Roster {
     members: BTreeMap<u32, Member>,
     links: BTreeMap<IfIndex, LinkRow>,
+    /// The members whose tunnels' devices these are.
+    inside: BTreeMap<IfIndex, u32>,
     ids: HashMap<Identity, u32>,
     /// The number given out last. The next one is sought behind it: what the maps hold of a peer
     /// that went is gone before its number comes again.
@@ -102,14 +123,15 @@ impl Roster {
                 only: None,
                 dedicated: dedicated || interface.rule().link == LinkMode::Dedicated,
                 ids: Vec::new(),
-                zone: interface.vrf().map_or(0, |table| (table ^ (table >> 16)) as u16),
+                zone: interface.vrf().map_or(0, zone),
+                tunnels: Vec::new(),
             };
             for (idx, peer) in peers.iter() {
                 if !peer.present {
                     row.ids.push(0);
                     continue;
                 }
-                let identity = Identity { ifindex, public_key: peer.public_key };
+                let identity = Identity { ifindex, public_key: peer.public_key, tunnel: None };
                 let Some(id) = self.number(identity, room, held) else {
                     self.left_out += 1;
                     row.ids.push(0);
@@ -118,16 +140,63 @@ impl Roster {
                 let filter = peer.filter.as_ref().unwrap_or(&rule.peers).clone();
                 let tables = interface.tables().to_vec();
                 let interface = interface.id();
-                self.members.insert(id, Member { identity, interface, idx, filter, tables });
+                let member = Member { identity, interface, idx, filter, tables, tunnel: None };
+                self.members.insert(id, member);
                 row.ids.push(id);
             }
             if row.dedicated {
                 row.only = peers.only().map(|idx| row.ids[idx.0 as usize]);
             }
+            self.enter(interface, ifindex, &mut row, room, held);
             self.links.insert(ifindex, row);
         }
         let members = &self.members;
         self.ids.retain(|_, id| members.contains_key(id));
+        self.inside = members
+            .iter()
+            .filter_map(|(id, member)| Some((member.tunnel?.ifindex?, *id)))
+            .collect();
+    }
+
+    /// Takes in the tunnels inside a link. One whose peer is not there has no packets.
+    fn enter(
+        &mut self,
+        interface: &Interface,
+        ifindex: IfIndex,
+        row: &mut LinkRow,
+        room: u32,
+        held: &dyn Fn() -> HashSet<u32>,
+    ) {
+        let peers = interface.peers();
+        for (at, (rule, device)) in interface.tunnels().enumerate() {
+            // Who owns the other end sends what comes from there, whatever it is called.
+            let pinned = rule.remote.and_then(|remote| peers.pinned_over(remote));
+            let named = || rule.peer.as_ref().and_then(|key| peers.find(key));
+            let Some(idx) = pinned.map(|(_, idx)| idx).or_else(named) else { continue };
+            let outer = row.ids[idx.0 as usize];
+            if outer == 0 {
+                continue;
+            }
+            let public_key = peers.get(idx).public_key;
+            let tunnel = Some(TunnelName::from(rule.name.as_str()));
+            let identity = Identity { ifindex, public_key, tunnel };
+            let Some(id) = self.number(identity, room, held) else {
+                self.left_out += 1;
+                continue;
+            };
+            let zone = device.vrf.map_or(0, zone);
+            let place = Place { at, outer, ifindex: device.ifindex, ends: rule.ends, zone };
+            let member = Member {
+                identity,
+                interface: interface.id(),
+                idx,
+                filter: rule.filter.clone(),
+                tables: device.tables.clone(),
+                tunnel: Some(place),
+            };
+            self.members.insert(id, member);
+            row.tunnels.push(id);
+        }
     }
 
     fn keep(
@@ -137,7 +206,8 @@ impl Roster {
         members: &BTreeMap<u32, Member>,
     ) {
         let Some(link) = links.get(&ifindex) else { return };
-        let ids = link.ids.iter().filter_map(|id| members.get_key_value(id));
+        let ids = link.ids.iter().chain(&link.tunnels);
+        let ids = ids.filter_map(|id| members.get_key_value(id));
         self.members.extend(ids.map(|(id, member)| (*id, member.clone())));
         self.links.insert(ifindex, link.clone());
     }
@@ -189,11 +259,21 @@ impl Roster {
         self.links.get(&ifindex)
     }
 
-    /// The numbers of the peers of some interfaces.
+    /// The member whose tunnel's device this is.
+    pub fn inside(&self, ifindex: IfIndex) -> Option<u32> {
+        self.inside.get(&ifindex).copied()
+    }
+
+    /// The numbers of the peers of some interfaces, and of the tunnels inside them.
     pub fn of_interfaces(&self, interfaces: &[InterfaceId]) -> impl Iterator<Item = u32> {
         let links = self.links.values().filter(|link| interfaces.contains(&link.interface));
-        links.flat_map(|link| link.ids.iter().copied()).filter(|id| *id != 0)
+        links.flat_map(|link| link.ids.iter().chain(&link.tunnels).copied()).filter(|id| *id != 0)
     }
+}
+
+/// Links in different VRFs have different zones.
+fn zone(vrf: TableId) -> u16 {
+    (vrf ^ (vrf >> 16)) as u16
 }
 
 /// The number of a routing instance, a group and the like: the same in every run, so that a daemon

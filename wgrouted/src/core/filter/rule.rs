@@ -3,11 +3,11 @@
 //! Here live the rules that the configuration is turned into. What they mean for the maps is
 //! worked out elsewhere in [`super`]; nothing here refers to numbers that the maps use.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{prefix::Prefix, rule::Audit};
+use crate::core::{peer::PublicKey, prefix::Prefix, route::TableId, rule::Audit};
 
 use super::policy::PolicyRule;
 
@@ -92,6 +92,39 @@ pub struct PeerFilter {
     pub control: bool,
     /// `loose` is not satisfied by a default route.
     pub ignore_default: bool,
+}
+
+/// A tunnel inside a filtered link, and how what comes out of it is filtered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelRule {
+    /// Name of its device.
+    pub name: String,
+    /// The peer at its other end, if the operator names it.
+    pub peer: Option<PublicKey>,
+    /// The other end. The peer is the one that has pinned it, if there is one.
+    pub remote: Option<IpAddr>,
+    /// Which packets are its; `None`: all that its peer sends and that encapsulate.
+    pub ends: Option<Ends>,
+    /// The tables that count for it, most preferred first. Empty: those of its link, or its VRF's,
+    /// or main.
+    pub tables: Vec<TableId>,
+    /// The peer's own addresses inside it.
+    pub pinned: Vec<Prefix>,
+    /// How what comes out of it is filtered.
+    pub filter: PeerFilter,
+}
+
+/// Between which ends a tunnel's packets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ends {
+    /// This end.
+    pub local: IpAddr,
+    /// The other end, of the same family.
+    pub remote: IpAddr,
+    /// Protocol of the outer packets.
+    pub protocol: u8,
+    /// GRE's key.
+    pub key: Option<u32>,
 }
 
 /// Which sources a peer may use.

@@ -3,12 +3,15 @@
 //! Here live the messages between the filter's state machine and the target that holds the maps.
 //! The words in them are those of [`ebpf_xdp::layout`].
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ebpf_xdp::layout;
+use ebpf_xdp::{
+    addr::{Addr, V4, V6},
+    layout,
+};
 use serde::{Deserialize, Serialize};
 
-use super::rule::{FilterRule, Hook, Sizes};
+use super::rule::{Ends, FilterRule, Hook, Sizes};
 use crate::core::{peer::PublicKey, prefix::Prefix, route::IfIndex};
 
 /// Key of an entry in the tries of sources.
@@ -27,6 +30,70 @@ pub struct Identity {
     pub ifindex: IfIndex,
     /// The peer.
     pub public_key: PublicKey,
+    /// The tunnel through which the peer speaks; `None`: directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelName>,
+}
+
+/// The name of a tunnel's device, filled up with zeros (`IFNAMSIZ`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TunnelName(pub [u8; 16]);
+
+impl From<&str> for TunnelName {
+    fn from(name: &str) -> Self {
+        // No device has a longer name.
+        let mut octets = [0; 16];
+        octets.iter_mut().zip(name.bytes()).for_each(|(octet, byte)| *octet = byte);
+        TunnelName(octets)
+    }
+}
+
+/// Key of a tunnel: the peer that has the other end, and the ends, if they are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TunnelKey {
+    /// Number of the peer that sends the outer packets.
+    pub peer: u32,
+    /// The ends; `None`: all that encapsulates.
+    pub ends: Option<Ends>,
+}
+
+impl TunnelKey {
+    /// As the maps have it.
+    pub fn to_layout(self) -> layout::TunnelKey {
+        let key = layout::TunnelKey { peer: self.peer, ..layout::TunnelKey::default() };
+        let Some(Ends { local, remote, protocol, key: number }) = self.ends else { return key };
+        layout::TunnelKey {
+            local: address(local),
+            remote: address(remote),
+            family: if local.is_ipv4() { V4 } else { V6 },
+            protocol,
+            keyed: number.is_some().into(),
+            key: number.unwrap_or(0),
+            ..key
+        }
+    }
+
+    /// What the maps have.
+    pub fn from_layout(key: &layout::TunnelKey) -> Self {
+        let address = |addr: Addr| match key.family {
+            V4 => IpAddr::from(addr.octets4()),
+            _ => IpAddr::from(addr.octets6()),
+        };
+        let ends = (key.family != 0).then(|| Ends {
+            local: address(key.local),
+            remote: address(key.remote),
+            protocol: key.protocol,
+            key: (key.keyed != 0).then_some(key.key),
+        });
+        TunnelKey { peer: key.peer, ends }
+    }
+}
+
+fn address(addr: IpAddr) -> Addr {
+    match addr {
+        IpAddr::V4(addr) => Addr::v4(addr.octets()),
+        IpAddr::V6(addr) => Addr::v6(addr.octets()),
+    }
 }
 
 /// A policy as the maps hold it.
@@ -75,6 +142,13 @@ pub enum FilterChange {
         /// How.
         word: Option<layout::Link>,
     },
+    /// What is inside packets between two ends; `None`: nothing that concerns us.
+    Tunnel {
+        /// Which packets.
+        key: TunnelKey,
+        /// What.
+        word: Option<layout::Tunnel>,
+    },
     /// A policy; `None` removes it. No peer's word names it then.
     Policy {
         /// Its number, from 1.
@@ -107,6 +181,9 @@ pub struct Contents {
     pub peers: Vec<(u32, Identity)>,
     /// The links.
     pub links: Vec<IfIndex>,
+    /// The tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnels: Vec<TunnelKey>,
 }
 
 /// A link to which the programs shall be attached.

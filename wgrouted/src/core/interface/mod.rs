@@ -12,6 +12,7 @@
 mod act;
 mod door;
 mod look;
+mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ use super::{
 
 pub use door::Gate;
 pub use look::Seen;
+pub use tunnel::TunnelDevice;
 
 /// The network that an interface is seen against.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +133,7 @@ pub struct Interface {
     retries: HashMap<Prefix, Retry>,
     counters: Counters,
     vrf: Option<TableId>,
+    tunnels: Vec<TunnelDevice>,
     gate: Gate,
     /// What it was when it was decided last.
     decided: Gate,
@@ -169,6 +172,7 @@ impl Interface {
             retries: HashMap::new(),
             counters: Counters::default(),
             vrf: None,
+            tunnels: Vec::new(),
             gate: Gate::Undecided,
             decided: Gate::Undecided,
             revision: 0,

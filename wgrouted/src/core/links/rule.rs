@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use ebpf_xdp::parse::protocol;
+
 use super::address::InterfaceAddress;
 use crate::core::{peer::PublicKey, prefix::Prefix};
 
@@ -97,6 +99,14 @@ impl TunnelKind {
             TunnelKind::Gre => "gre",
             TunnelKind::Ip6gre => "ip6gre",
             TunnelKind::Ipip => "ipip",
+        }
+    }
+
+    /// Protocol of its packets.
+    pub const fn protocol(self) -> u8 {
+        match self {
+            TunnelKind::Gre | TunnelKind::Ip6gre => protocol::GRE,
+            TunnelKind::Ipip => protocol::IPIP,
         }
     }
 

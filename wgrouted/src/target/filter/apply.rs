@@ -85,6 +85,14 @@ impl Writer {
             }
             FilterChange::Link { ifindex, word: Some(word) } => tables.links.set(ifindex, word),
             FilterChange::Link { ifindex, word: None } => tables.links.delete(ifindex),
+            FilterChange::Tunnel { key, word } => {
+                let key = key.to_layout();
+                match word {
+                    Some(word) if tables.tunnels.says(&key, word) => Ok(()),
+                    Some(word) => tables.tunnels.set(&key, word),
+                    None => tables.tunnels.delete(&key),
+                }
+            }
             FilterChange::Policy { id, policy: Some(policy) } => {
                 return self.policies.set(tables, *id, policy);
             }

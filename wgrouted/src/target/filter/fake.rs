@@ -14,7 +14,7 @@ use super::FilterTarget;
 use crate::core::{
     filter::table::{
         CompiledPolicy, Contents, FilterChange, FilterError, FilterPlan, FilterReport, HookKind,
-        Identity, LinkPlan, LinkState, SourceKey,
+        Identity, LinkPlan, LinkState, SourceKey, TunnelKey,
     },
     route::IfIndex,
 };
@@ -33,6 +33,8 @@ pub struct FakeFilter {
     pub peers: BTreeMap<u32, (Identity, layout::Peer)>,
     /// Links.
     pub links: BTreeMap<IfIndex, layout::Link>,
+    /// Tunnels.
+    pub tunnels: BTreeMap<TunnelKey, layout::Tunnel>,
     /// Policies.
     pub policies: BTreeMap<u16, Arc<CompiledPolicy>>,
     /// Links to which the programs are attached.
@@ -73,6 +75,7 @@ impl FilterTarget for FakeFilter {
             members: self.members.iter().copied().collect(),
             peers: self.peers.iter().map(|(id, (identity, _))| (*id, *identity)).collect(),
             links: self.links.keys().copied().collect(),
+            tunnels: self.tunnels.keys().copied().collect(),
         })
     }
 
@@ -113,6 +116,12 @@ impl FakeFilter {
             }
             FilterChange::Link { ifindex, word: None } => {
                 self.links.remove(ifindex);
+            }
+            FilterChange::Tunnel { key, word: Some(word) } => {
+                self.tunnels.insert(*key, *word);
+            }
+            FilterChange::Tunnel { key, word: None } => {
+                self.tunnels.remove(key);
             }
             FilterChange::Policy { id, policy: Some(policy) } => {
                 self.policies.insert(*id, Arc::clone(policy));

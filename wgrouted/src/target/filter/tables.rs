@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ebpf_xdp::layout::{
     self, Budget, Counter, DOMAIN_BITS, EVENTS, Flow, FlowKey, FragmentKey, Link, MAGIC, Peer,
-    Plain, Policy, Rule, SLOTS, SetMember, Settings, VERSION, names,
+    Plain, Policy, Rule, SLOTS, SetMember, Settings, Tunnel, VERSION, names,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::core::{
     filter::{
         rule::Sizes,
-        table::{Contents, FilterError, Identity, SourceKey},
+        table::{Contents, FilterError, Identity, SourceKey, TunnelKey, TunnelName},
     },
     peer::PublicKey,
     prefix::Prefix,
@@ -67,8 +67,13 @@ pub(super) const fn peer_room(sizes: &Sizes) -> u32 {
     sizes.peers.saturating_add(1)
 }
 
+/// A tunnel has a row of its own, and with a key another one. Room is taken as they come.
+const fn tunnel_room(sizes: &Sizes) -> u32 {
+    sizes.peers.saturating_mul(2)
+}
+
 /// All maps that are pinned. What the programs have beside them is their own.
-pub(super) fn shapes(sizes: &Sizes) -> [Shape; 16] {
+pub(super) fn shapes(sizes: &Sizes) -> [Shape; 17] {
     let peers = peer_room(sizes);
     let flows = if sizes.flows == 0 { 1 } else { sizes.flows };
     let rules = if sizes.rules == 0 { 1 } else { sizes.rules };
@@ -76,6 +81,7 @@ pub(super) fn shapes(sizes: &Sizes) -> [Shape; 16] {
     [
         shape::<u32, Settings>(names::SETTINGS, ARRAY, 1),
         shape::<u32, Link>(names::LINKS, HASH, sizes.peers.saturating_add(SHARED_LINKS)),
+        shape::<layout::TunnelKey, Tunnel>(names::TUNNELS, HASH, tunnel_room(sizes)),
         shape::<u32, Peer>(names::PEERS, ARRAY, peers),
         shape::<layout::SourceKey4, u32>(names::SOURCES_V4, LPM_TRIE, slack(sizes.sources_v4)),
         shape::<layout::SourceKey6, u32>(names::SOURCES_V6, LPM_TRIE, slack(sizes.sources_v6)),
@@ -104,11 +110,13 @@ pub(super) struct Who {
     used: u32,
     ifindex: u32,
     key: [u8; 32],
+    /// All zero: none.
+    tunnel: [u8; 16],
 }
 
 // SAFETY: `#[repr(C)]` of integers; its fields fill its size.
 unsafe impl Plain for Who {}
-const _: () = assert!(size_of::<Who>() == 40);
+const _: () = assert!(size_of::<Who>() == 56);
 
 impl From<Option<Identity>> for Who {
     fn from(identity: Option<Identity>) -> Who {
@@ -116,14 +124,18 @@ impl From<Option<Identity>> for Who {
             used: 1,
             ifindex: identity.ifindex,
             key: identity.public_key.0,
+            tunnel: identity.tunnel.map_or([0; 16], |name| name.0),
         })
     }
 }
 
 impl Who {
     pub(super) fn identity(&self) -> Option<Identity> {
-        (self.used == 1)
-            .then_some(Identity { ifindex: self.ifindex, public_key: PublicKey(self.key) })
+        (self.used == 1).then(|| Identity {
+            ifindex: self.ifindex,
+            public_key: PublicKey(self.key),
+            tunnel: (self.tunnel != [0; 16]).then_some(TunnelName(self.tunnel)),
+        })
     }
 }
 
@@ -151,6 +163,7 @@ fn source_key(domain: u32, addr: std::net::IpAddr, bits: u32) -> Option<SourceKe
 pub(super) struct Tables {
     pub(super) settings: Map,
     pub(super) links: Map,
+    pub(super) tunnels: Map,
     pub(super) peers: Map,
     pub(super) sources_v4: Map,
     pub(super) sources_v6: Map,
@@ -179,6 +192,7 @@ impl Tables {
         Ok(Tables {
             settings: map(names::SETTINGS)?,
             links: map(names::LINKS)?,
+            tunnels: map(names::TUNNELS)?,
             peers: map(names::PEERS)?,
             sources_v4: map(names::SOURCES_V4)?,
             sources_v6: map(names::SOURCES_V6)?,
@@ -261,9 +275,13 @@ impl Tables {
             contents.members.push((member.set, member.peer));
         })?;
         self.links.scan(|ifindex: u32, _: Link| contents.links.push(ifindex))?;
+        self.tunnels.scan(|key: layout::TunnelKey, _: Tunnel| {
+            contents.tunnels.push(TunnelKey::from_layout(&key));
+        })?;
         contents.sources.sort_unstable();
         contents.members.sort_unstable();
         contents.links.sort_unstable();
+        contents.tunnels.sort_unstable();
         Ok(contents)
     }
 }

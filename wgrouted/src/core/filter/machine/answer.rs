@@ -107,6 +107,7 @@ impl Filter {
         self.members.found(contents.members.iter().copied());
         self.peers.found(contents.peers.iter().map(|(id, _)| *id));
         self.links.found(contents.links.iter().copied());
+        self.tunnels.found(contents.tunnels.iter().copied());
         self.policies.found([]);
         self.sources.found(&contents.sources, now)
     }
@@ -150,6 +151,7 @@ impl Filter {
                     self.peers.acknowledge(*id, identity.map(|identity| (identity, *word)));
                 }
                 FilterChange::Link { ifindex, word } => self.links.acknowledge(*ifindex, *word),
+                FilterChange::Tunnel { key, word } => self.tunnels.acknowledge(*key, *word),
                 FilterChange::Policy { id, policy } => {
                     self.policies.acknowledge(*id, policy.clone());
                 }

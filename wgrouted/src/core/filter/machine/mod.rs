@@ -6,26 +6,26 @@
 //! so that maps which an earlier daemon left stay in force as they are; a peer's word names a domain
 //! or a policy only once that is complete, and what it no longer names is removed after it changed.
 //!
-//! What shall be is worked out here, what the target answers is taken in in `answer`, and what it is
-//! asked comes from `next`.
+//! What shall be is worked out here and in `want`, what the target answers is taken in in `answer`, and
+//! what it is asked comes from `next`.
 
 mod answer;
 mod next;
+mod want;
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
-use ebpf_xdp::layout::{self, Finder};
+use ebpf_xdp::layout;
 
 use super::{
     legal::{Legal, View},
     owners::{Owners, Sets},
-    policy::{PolicyRule, compile},
-    roster::{mode, stable_number},
+    policy::PolicyRule,
     rule::FilterRule,
     sources::Sources,
     table::{
         CompiledPolicy, FilterChange, FilterError, FilterPlan, Identity, LinkPlan, LinkState,
-        SourceKey,
+        SourceKey, TunnelKey,
     },
     words::Words,
 };
@@ -90,6 +90,7 @@ pub struct Filter {
     members: Words<(u32, u32), ()>,
     peers: Words<u32, (Identity, layout::Peer)>,
     links: Words<IfIndex, layout::Link>,
+    tunnels: Words<TunnelKey, layout::Tunnel>,
     policies: Words<u16, Arc<CompiledPolicy>>,
     /// The filtered interfaces and their revisions that were looked at.
     seen: Option<Vec<(InterfaceId, u64)>>,
@@ -123,6 +124,7 @@ impl Filter {
             members: Words::default(),
             peers: Words::default(),
             links: Words::default(),
+            tunnels: Words::default(),
             policies: Words::default(),
             seen: None,
             changed: Vec::new(),
@@ -179,6 +181,11 @@ impl Filter {
         self.links.wanted(&ifindex).copied()
     }
 
+    /// What is inside packets between two ends.
+    pub fn tunnel_word(&self, key: &TunnelKey) -> Option<layout::Tunnel> {
+        self.tunnels.wanted(key).copied()
+    }
+
     /// The policies by number.
     pub fn policies(&self) -> impl Iterator<Item = (u16, &Arc<CompiledPolicy>)> {
         self.policies.iter()
@@ -216,6 +223,7 @@ impl Filter {
             + self.members.pending()
             + self.peers.pending()
             + self.links.pending()
+            + self.tunnels.pending()
             + self.policies.pending()
     }
 
@@ -254,7 +262,16 @@ impl Filter {
     fn is_whole(&self, ifindex: IfIndex) -> bool {
         let Some(link) = self.legal.roster().link(ifindex) else { return false };
         self.links.is_settled(&ifindex)
-            && link.ids.iter().filter(|id| **id != 0).all(|id| self.peers.is_settled(id))
+            && link
+                .ids
+                .iter()
+                .chain(&link.tunnels)
+                .filter(|id| **id != 0)
+                .all(|id| self.peers.is_settled(id))
+            && link.tunnels.iter().all(|id| {
+                let key = self.legal.roster().member(*id).and_then(want::key_of);
+                key.is_some_and(|key| self.tunnels.is_settled(&key))
+            })
     }
 
     // ---- what happens ----
@@ -390,74 +407,6 @@ impl Filter {
     /// Nobody is filtered any more, or the daemon stops: all goes.
     pub fn retire(&mut self) {
         self.closing = true;
-    }
-
-    fn write_words(&mut self) {
-        let numbers = self.policy_numbers();
-        let policies = self.rule.policies.iter();
-        let policies = policies.map(|policy| (numbers[&policy.name], Arc::new(compile(policy))));
-        let policies: BTreeMap<u16, Arc<CompiledPolicy>> = policies.collect();
-        let mut peers = BTreeMap::new();
-        let mut learning = Vec::new();
-        for (id, member) in self.legal.roster().members() {
-            let filter = &member.filter;
-            let policy = filter.policy.as_ref().and_then(|name| numbers.get(name)).copied();
-            let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-            let narrow = !filter.list.is_empty() && filter.source != super::rule::SourceMode::List;
-            let word = layout::Peer {
-                mode: mode(filter.source) as u8,
-                flags: flag(filter.monitor, layout::Peer::MONITOR)
-                    | flag(filter.link_local, layout::Peer::LINK_LOCAL)
-                    | flag(filter.unspecified, layout::Peer::UNSPECIFIED)
-                    | flag(filter.control, layout::Peer::CONTROL)
-                    | flag(narrow, layout::Peer::NARROW)
-                    | flag(filter.ignore_default, layout::Peer::IGNORE_DEFAULT),
-                policy: policy.unwrap_or(0),
-                domain: self.legal.domain_of(id),
-            };
-            if policy.and_then(|number| policies.get(&number)).is_some_and(|p| p.stateful) {
-                learning.push(member.identity.ifindex);
-            }
-            peers.insert(id, (member.identity, word));
-        }
-        let mut links = BTreeMap::new();
-        self.planned.clear();
-        for (ifindex, row) in self.legal.roster().links() {
-            let egress = learning.contains(&ifindex);
-            let monitor = row
-                .ids
-                .iter()
-                .filter_map(|id| self.legal.roster().member(*id))
-                .all(|member| member.filter.monitor);
-            let finder = if row.dedicated { Finder::Dedicated } else { Finder::Shared };
-            let word = layout::Link {
-                finder: finder as u8,
-                flags: if egress { layout::Link::LEARN } else { 0 }
-                    | if monitor { layout::Link::MONITOR } else { 0 },
-                zone: row.zone,
-                peer: row.only.unwrap_or(0),
-            };
-            links.insert(ifindex, word);
-            self.planned.push(LinkPlan { ifindex, egress });
-        }
-        self.attached.retain(|ifindex, _| links.contains_key(ifindex));
-        self.policies.want_all(policies);
-        self.peers.want_all(peers);
-        self.links.want_all(links);
-        self.next_attach = Some(Time::ZERO);
-    }
-
-    /// Each policy's number: the same in every run, because an adopted peer's word names it.
-    fn policy_numbers(&self) -> BTreeMap<String, u16> {
-        let mut numbers = BTreeMap::new();
-        let mut taken: Vec<u32> = Vec::new();
-        for policy in &self.rule.policies {
-            let number =
-                stable_number(policy.name.bytes(), POLICIES_BITS, |number| taken.contains(&number));
-            taken.push(number);
-            numbers.insert(policy.name.clone(), number as u16);
-        }
-        numbers
     }
 }
 

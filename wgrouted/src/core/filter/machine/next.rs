@@ -68,6 +68,7 @@ impl Filter {
                 FilterChange::Member { set, peer, .. } => self.members.send(&(*set, *peer)),
                 FilterChange::Peer { id, .. } => self.peers.send(id),
                 FilterChange::Link { ifindex, .. } => self.links.send(ifindex),
+                FilterChange::Tunnel { key, .. } => self.tunnels.send(key),
                 FilterChange::Policy { id, .. } => self.policies.send(id),
             }
         }
@@ -87,7 +88,7 @@ impl Filter {
         }
     }
 
-    /// What comes first: members of sets, sources, policies, peers, links; then, the other way
+    /// What comes first: members of sets, sources, policies, peers, tunnels, links; then, the other way
     /// round, what shall go. Nothing names what is not complete, so each kind has a batch of its
     /// own: what is refused is known before anything that would name it is written.
     fn next_batch(&mut self, now: Time) -> Vec<FilterChange> {
@@ -101,8 +102,10 @@ impl Filter {
             Self::new_sources,
             Self::new_policies,
             Self::new_peers,
+            Self::new_tunnels,
             Self::new_links,
             Self::old_links,
+            Self::old_tunnels,
             Self::old_peers,
             Self::old_policies,
             Self::old_sources,
@@ -139,6 +142,11 @@ impl Filter {
         self.peers.sets().map(change).collect()
     }
 
+    fn new_tunnels(&mut self, _: Time) -> Vec<FilterChange> {
+        let sets = self.tunnels.sets();
+        sets.map(|(key, word)| FilterChange::Tunnel { key, word: Some(*word) }).collect()
+    }
+
     fn new_links(&mut self, _: Time) -> Vec<FilterChange> {
         let sets = self.links.sets();
         sets.map(|(ifindex, word)| FilterChange::Link { ifindex, word: Some(*word) }).collect()
@@ -147,6 +155,11 @@ impl Filter {
     fn old_links(&mut self, _: Time) -> Vec<FilterChange> {
         let removals = self.links.removals();
         removals.map(|ifindex| FilterChange::Link { ifindex, word: None }).collect()
+    }
+
+    fn old_tunnels(&mut self, _: Time) -> Vec<FilterChange> {
+        let removals = self.tunnels.removals();
+        removals.map(|key| FilterChange::Tunnel { key, word: None }).collect()
     }
 
     fn old_peers(&mut self, _: Time) -> Vec<FilterChange> {
@@ -199,7 +212,8 @@ impl Filter {
                 let words = self.members.pending()
                     + self.policies.pending()
                     + self.peers.pending()
-                    + self.links.pending();
+                    + self.links.pending()
+                    + self.tunnels.pending();
                 let waits = !self.filled || words > 0 || !self.changed.is_empty();
                 let now = waits.then_some(Time::ZERO);
                 let attach = self.next_attach.filter(|_| self.filled && self.links_ready());

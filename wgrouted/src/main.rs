@@ -18,7 +18,10 @@ use wgrouted::{
         Man, Plan, Run, Show, View,
     },
     config::{self, Config, ConfigErrors, Names, defaults},
-    core::report::{PeerRow, RouteRow},
+    core::{
+        exits::{iprule::IpRule, status::ExitsStatus},
+        report::{PeerRow, RouteRow},
+    },
     daemon::{self, Options, RunError, recording},
     doctor, exits,
     explain::{self, ExplainError, Informant, Labels, question::QuestionError},
@@ -444,7 +447,11 @@ fn explain(global: &Global, args: &Explain) -> Result<(), Failure> {
         }
         answer => (Told::ByDaemon(global), answer?),
     };
-    let answer = explain::explain(args, &mut informant, Labels::NONE, explanations)?;
+    // Without a daemon nobody knows which flow a rule belongs to.
+    let flows: ExitsStatus = get(global, "/v1/exits").unwrap_or_default();
+    let flow = |rule: &IpRule| flows.name_of(rule);
+    let labels = Labels { rule: &flow, ..Labels::NONE };
+    let answer = explain::explain(args, &mut informant, labels, explanations)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         serde_json::to_writer(&mut out, &answer)?;

@@ -17,10 +17,7 @@ use crate::{
     config::filter::has_ports,
     core::{
         device::Device,
-        links::{
-            rule::{Tunnel, TunnelKind},
-            state::{Have, HaveShape},
-        },
+        links::state::{Have, HaveShape},
         lookup::packet::Packet,
         peer::PublicKey,
         prefix::Prefix,
@@ -36,9 +33,6 @@ use crate::{
 
 /// What WireGuard's own packets are looked up with, where the other port is not known.
 const ANY_PORT: u16 = 49152;
-/// Protocol numbers of tunnels (IANA).
-const GRE: u8 = 47;
-const IPIP: u8 = 4;
 
 /// The links of this namespace with their addresses, as far as they can be read.
 #[derive(Debug)]
@@ -160,10 +154,7 @@ impl Onward {
             _ => return onward,
         };
         let Some(have) = devices.named(&device) else { return onward };
-        let inside = match devices.named(&onward.link).map(|have| &have.shape) {
-            Some(HaveShape::Tunnel(tunnel)) => Some(tunnel),
-            _ => None,
-        };
+        let tunnel = onward.tunnel.as_ref().map(|_| onward.link.as_str());
         if !matches!(have.shape, HaveShape::Wireguard(_)) {
             return onward;
         }
@@ -195,7 +186,7 @@ impl Onward {
             }
         });
         let replies = peer.as_ref().map(|peer| {
-            let reply = reply(&device, peer, packet, source, inside);
+            let reply = reply(&device, peer, packet, source, tunnel);
             Replies { source: seek, filter: reply.and_then(|reply| informant.judge(reply)) }
         });
         onward.wireguard = Some(WireguardView { device, address: seek, peer, replies });
@@ -238,33 +229,29 @@ fn outer(
     Some((network.name(hop.oif), hop.gateway))
 }
 
-/// The reply, as the filter is asked about it; none while nobody knows where it goes to.
+/// The reply, as the filter is asked about it; none while nobody knows where it goes to. One that comes
+/// out of a tunnel is asked about as such.
 fn reply(
     device: &str,
     peer: &PeerView,
     packet: &Packet,
     source: Option<IpAddr>,
-    inside: Option<&Tunnel>,
+    tunnel: Option<&str>,
 ) -> Option<TestQuery> {
     let (icmp, echo_reply) =
         if packet.dst.is_ipv4() { (protocol::ICMP, 0) } else { (protocol::ICMPV6, 129) };
     let number = packet.protocol.unwrap_or(icmp);
-    let (src, dst, number, ports) = match inside {
-        Some(Tunnel { kind, local, remote, .. }) => {
-            let number = if *kind == TunnelKind::Ipip { IPIP } else { GRE };
-            (*remote, *local, number, false)
-        }
-        None => (packet.dst, source?, number, has_ports(number)),
-    };
+    let ports = has_ports(number);
     Some(TestQuery {
-        peer: peer.public_key.to_string(),
+        peer: tunnel.is_none().then(|| peer.public_key.to_string()),
+        tunnel: tunnel.map(str::to_owned),
         interface: Some(device.to_owned()),
-        src,
-        dst,
+        src: packet.dst,
+        dst: source?,
         protocol: number,
         src_port: packet.dport.filter(|_| ports),
         dst_port: packet.sport.or(Some(ANY_PORT)).filter(|_| ports),
-        icmp_type: Some(echo_reply).filter(|_| inside.is_none() && number == icmp),
+        icmp_type: Some(echo_reply).filter(|_| number == icmp),
         icmp_code: None,
         fragment: None,
     })

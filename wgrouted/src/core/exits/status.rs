@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::choice::Health;
+use super::{choice::Health, iprule::IpRule};
 use crate::core::{prefix::Family, route::TableId};
 
 /// All exits and flows at one moment.
@@ -20,6 +20,18 @@ pub struct ExitsStatus {
     pub objects: Objects,
     /// How often somebody else had removed something of ours, which was put back.
     pub repaired: u64,
+}
+
+impl ExitsStatus {
+    /// What one of our rules is for, in words.
+    pub fn name_of(&self, rule: &IpRule) -> Option<String> {
+        let of_it = |known: &FlowRuleStatus| {
+            (known.family, known.priority) == (rule.family, rule.priority)
+                && known.rule == format!("{} {}", rule.selector, rule.action)
+        };
+        let flow = self.flows.iter().find(|flow| flow.rules.iter().any(of_it))?;
+        Some(format!("flow {}, exit {}", flow.name, flow.exit))
+    }
 }
 
 /// How many objects the kernel holds for us.

@@ -329,13 +329,18 @@ fn selectors(
         }
         None => {}
     }
-    // An interface in a VRF, or a socket bound to one.
+    // What is forwarded counts as root's, whoever sent it.
+    if !flow.uid.is_empty() {
+        base.iif = Some(LOOPBACK.to_owned());
+    }
+    // An interface in a VRF, or a socket bound to one, which is all that a user can have there.
     let vrfs = match &flow.vrf {
         None => vec![base],
-        Some(vrf) => vec![
-            Selector { iif: Some(vrf.clone()), ..base.clone() },
-            Selector { oif: Some(vrf.clone()), ..base },
-        ],
+        Some(vrf) => {
+            let bound = Selector { oif: Some(vrf.clone()), ..base.clone() };
+            let inside = Selector { iif: Some(vrf.clone()), ..base };
+            if flow.uid.is_empty() { vec![inside, bound] } else { vec![bound] }
+        }
     };
     let mut all = Vec::new();
     for base in vrfs {

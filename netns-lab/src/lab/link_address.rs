@@ -38,6 +38,11 @@ impl LinkAddress {
         unsafe { SockAddr::new(storage, length) }
     }
 
+    /// The device's number.
+    pub(super) fn index(&self) -> i32 {
+        self.0.sll_ifindex
+    }
+
     /// Whether a packet received from this address was one that the node itself sent.
     pub(super) fn is_outgoing(&self) -> bool {
         self.0.sll_pkttype == libc::PACKET_OUTGOING

@@ -10,24 +10,31 @@
 mod babeld;
 mod bird;
 pub mod bpf;
+mod capture;
 mod command;
 mod dedicated;
 mod echo;
+mod exits;
 pub mod fib;
 mod flow;
 mod frr;
 mod inject;
+mod key;
 mod link_address;
 mod node;
 mod notify;
+mod origin;
 pub mod packet;
 mod process;
 pub mod routes;
+mod service;
 mod systemd;
 pub mod table;
 mod tap;
 mod topology;
 mod train;
+mod transfer;
+mod volley;
 mod wait;
 mod wgrouted;
 mod wireguard;
@@ -45,17 +52,24 @@ use crate::log::Log;
 pub use self::{
     babeld::Babeld,
     bird::{Bird, Release},
+    capture::{Capture, Leg},
     dedicated::{Dedicated, Host, own, own_net},
     echo::{Echo, Kind, Ping, Reflector},
+    exits::{Exit, Exits},
     flow::{assert_flow, assert_no_flow},
     frr::Frr,
     inject::{Injector, Stream},
+    key::Key,
     node::Node,
+    origin::Origin,
     process::Process,
+    service::Service,
     systemd::Systemd,
     tap::Tap,
     topology::{EVERYTHING, Inner, Member, Mesh, Spoke, Star},
     train::{Loss, Report, Train},
+    transfer::{Transfer, Transferred},
+    volley::{Flown, Shots, Volley},
     wait::{PATIENCE, differences, wait_equal, wait_for, wait_until},
     wgrouted::{Memory, Wgrouted},
     wireguard::{AllowedIps, Owner, Peer, Statistics, Wireguard},

@@ -43,9 +43,9 @@ struct Counts {
 }
 
 #[derive(Debug)]
-struct Sent {
-    at: Instant,
-    error: Option<io::Error>,
+pub(super) struct Sent {
+    pub(super) at: Instant,
+    pub(super) error: Option<io::Error>,
 }
 
 impl Train {
@@ -167,7 +167,7 @@ pub struct Loss {
 }
 
 impl Report {
-    fn new(sent: &[Sent], answered: &HashMap<u64, Instant>) -> Result<Report> {
+    pub(super) fn new(sent: &[Sent], answered: &HashMap<u64, Instant>) -> Result<Report> {
         let (first, last) = sent.first().zip(sent.last()).context("the train sent nothing")?;
         let lost = sent
             .iter()

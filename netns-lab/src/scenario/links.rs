@@ -12,7 +12,7 @@ use super::{
     Scenario,
     support::{Hub, star},
 };
-use crate::lab::{Lab, Link, Node, PATIENCE, Wgrouted, assert_flow, wait_until};
+use crate::lab::{Key, Lab, Link, Node, PATIENCE, Wgrouted, assert_flow, wait_until};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new(
@@ -48,22 +48,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         refused,
     ),
 ];
-
-/// A key pair; the private half lies in a file on the node.
-struct Key {
-    file: String,
-    public: String,
-}
-
-impl Key {
-    fn new(node: &Node, name: &str) -> Result<Key> {
-        let private = node.run("wg", ["genkey"])?;
-        let public = node.run_input("wg", ["pubkey"], private.as_bytes())?.trim().to_owned();
-        let path = node.write_file(name, &private)?;
-        node.run("chmod", ["600", &path.display().to_string()])?;
-        Ok(Key { file: path.display().to_string(), public })
-    }
-}
 
 /// Two nodes, joined by a cable.
 struct Pair {

@@ -12,6 +12,7 @@ mod device;
 mod doctor;
 mod early;
 mod examples;
+mod exits;
 mod explain;
 mod filter;
 mod follow;
@@ -110,6 +111,7 @@ pub fn all() -> &'static [Scenario] {
         all.extend(examples::scenarios());
         all.extend(filter::scenarios());
         all.extend(reach::scenarios());
+        all.extend(exits::scenarios());
         all.extend(scale::SCENARIOS);
         all
     });

@@ -3,9 +3,9 @@
 //! Here live a hub with spokes and a daemon on it, and the assertions on the hub's AllowedIPs.
 //! Nothing here is particular to one scenario.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{fs, net::IpAddr, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 
 use crate::lab::{
@@ -23,6 +23,10 @@ pub(super) const NET4: &str = "198.51.100.0/24";
 pub(super) const V6: &str = "2001:db8:1::1";
 /// The prefix that scenarios route to reach [`V6`].
 pub(super) const NET6: &str = "2001:db8:1::/48";
+
+/// Where the daemon pins its objects. The file system is the scenario's own: what is pinned there
+/// goes with it.
+pub(super) const DIRECTORY: &str = "/run/bpf/wgrouted";
 
 /// The main table's number.
 const MAIN: u32 = 254;
@@ -171,6 +175,15 @@ impl Trains {
 /// Whether this is a machine that the lab has booted, in which a scenario may do anything.
 pub(super) fn is_own_machine() -> bool {
     Path::new("/dev/lab").exists()
+}
+
+/// Mounts the file system that [`DIRECTORY`] lies in.
+pub(super) fn mount_bpffs() -> Result<()> {
+    let place = Path::new(DIRECTORY).parent().context("a folder below the root")?;
+    fs::create_dir_all(place)?;
+    let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(place).status();
+    ensure!(status.context("cannot start mount(8)")?.success(), "cannot mount a private bpffs");
+    Ok(())
 }
 
 /// A star whose spokes answer for [`V4`] and [`V6`].

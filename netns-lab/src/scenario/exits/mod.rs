@@ -3,6 +3,8 @@
 //! Here live the promises of `[[exit]]` and `[[flow]]`, one subject a file. Invariant: by which way a
 //! packet left is what the far end saw, not what a daemon says.
 
+mod configs;
+mod mesh;
 mod shared;
 mod support;
 
@@ -10,5 +12,5 @@ use super::Scenario;
 
 /// All of them.
 pub(super) fn scenarios() -> Vec<Scenario> {
-    [shared::SCENARIOS].concat()
+    [mesh::SCENARIOS, shared::SCENARIOS].concat()
 }

@@ -7,7 +7,10 @@ use anyhow::{Result, ensure};
 use crate::lab::{
     Exits, Lab, Leg, Origin, PATIENCE, Shots, Transfer, Volley,
     packet::protocol::{TCP, UDP},
+    wait_until,
 };
+
+pub(super) use crate::scenario::support::{DIRECTORY, mount_bpffs};
 
 /// The mark that chooses berlin.
 pub(super) const MARK: u32 = 0x10;
@@ -40,6 +43,13 @@ impl Flow {
         ]
     }
 
+    /// A flow that is like the first ones but for what chooses them.
+    pub(super) fn unmatched(v4: bool) -> Flow {
+        let from = Some(Exits::CLIENT[0][usize::from(!v4)]);
+        let origin = Origin { from, ..Origin::default() };
+        Flow { by: "nothing", exit: "isp", origin, to: Exits::to(v4, Exits::PORTS[0]) }
+    }
+
     /// Those of both families.
     pub(super) fn all() -> Vec<Flow> {
         [true, false].into_iter().flat_map(Flow::four).collect()
@@ -48,6 +58,23 @@ impl Flow {
     pub(super) fn shots(&self) -> Shots {
         Shots { origin: self.origin, to: self.to }
     }
+}
+
+/// Waits until the kernel would send a flow's packets out by a device.
+pub(super) fn wait_way(net: &Exits, flow: &Flow, device: &str) -> Result<()> {
+    let Flow { to, origin, .. } = flow;
+    let mut words = format!("route get {} ipproto tcp dport {}", to.ip(), to.port());
+    if let Some(from) = origin.from {
+        words += &format!(" from {from}");
+    }
+    if origin.mark != 0 {
+        words += &format!(" mark {}", origin.mark);
+    }
+    words += &format!(" uid {}", origin.uid);
+    let want = format!(" dev {device} ");
+    let look = || net.client.ip(&words);
+    wait_until(format!("`{words}` by {device}"), PATIENCE, look, |answer| answer.contains(&want))
+        .map(drop)
 }
 
 /// What one shall see of packets: how many came by which of the Internet's devices.

@@ -6,10 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
     net::IpAddr,
-    path::Path,
-    process::Command,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
@@ -17,14 +15,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+pub(super) use crate::scenario::support::{DIRECTORY, mount_bpffs};
+
 use crate::lab::{
     Dedicated, Host, Injector, Lab, PATIENCE, Stream, Tap, Wgrouted, own, packet::Route,
     wait_equal, wait_for,
 };
 
-/// Where the daemon pins its objects. The file system is the scenario's own: what is pinned there
-/// goes with it.
-pub(super) const DIRECTORY: &str = "/run/bpf/wgrouted";
 /// How many packets of each kind are sent.
 pub(super) const MANY: u64 = 5;
 /// A source that nothing routes anywhere.
@@ -59,15 +56,6 @@ pub(super) fn config(hook: Hook, filter: &str, links: &[&str]) -> String {
         );
     }
     text
-}
-
-/// Mounts the file system that [`DIRECTORY`] lies in.
-pub(super) fn mount_bpffs() -> Result<()> {
-    let place = Path::new(DIRECTORY).parent().context("a folder below the root")?;
-    fs::create_dir_all(place)?;
-    let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(place).status();
-    ensure!(status.context("cannot start mount(8)")?.success(), "cannot mount a private bpffs");
-    Ok(())
 }
 
 /// A hub with dedicated links, the daemon on it, and what arrives behind it.

@@ -63,7 +63,7 @@ impl Flow {
 /// Waits until the kernel would send a flow's packets out by a device.
 pub(super) fn wait_way(net: &Exits, flow: &Flow, device: &str) -> Result<()> {
     let Flow { to, origin, .. } = flow;
-    let mut words = format!("route get {} ipproto tcp dport {}", to.ip(), to.port());
+    let mut words = format!("route get {} ipproto 6 dport {}", to.ip(), to.port());
     if let Some(from) = origin.from {
         words += &format!(" from {from}");
     }

@@ -12,13 +12,24 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::{link_address::LinkAddress, node::Node};
+
 /// Commands (linux/bpf.h).
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
+const PROG_LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_DETACH: libc::c_int = 34;
+
+/// Types of programs and of attachments, and a flag (linux/bpf.h, linux/if_link.h).
+const PROG_XDP: u32 = 6;
+const ATTACH_XDP: u32 = 37;
+const XDP_FLAGS_SKB_MODE: u32 = 2;
+/// `r0 = XDP_PASS; exit`.
+const PASS: [u64; 2] = [2 << 32 | 0xb7, 0x95];
 
 /// Types of links (linux/bpf.h).
 const LINK_XDP: u32 = 6;
@@ -191,6 +202,36 @@ impl Attachment {
         let mut attributes = [0; 16];
         attributes[0] = pair(self.object.fd.as_raw_fd().cast_unsigned(), 0);
         bpf(LINK_DETACH, &mut attributes).context("detach a BPF link").map(drop)
+    }
+}
+
+/// A program of somebody else's on a device, which passes everything. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Stranger {
+    _program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Stranger {
+    /// Attaches one.
+    pub fn attach(node: &Node, device: &str) -> Result<Stranger> {
+        // SAFETY: the descriptors were just opened and belong to nobody else.
+        let own = |fd: i64| Ok(unsafe { OwnedFd::from_raw_fd(libc::c_int::try_from(fd)?) });
+        let mut attributes = [0; 16];
+        attributes[0] = pair(PROG_XDP, u32::try_from(PASS.len())?);
+        attributes[1] = PASS.as_ptr().expose_provenance() as u64;
+        attributes[2] = c"GPL".as_ptr().expose_provenance() as u64;
+        let loaded = bpf(PROG_LOAD, &mut attributes).context("load a program");
+        let program: OwnedFd = loaded.and_then(own)?;
+        let attach = || {
+            let index = LinkAddress::of(device)?.index();
+            let mut attributes = [0; 16];
+            attributes[0] = pair(program.as_raw_fd().cast_unsigned(), index.cast_unsigned());
+            attributes[1] = pair(ATTACH_XDP, XDP_FLAGS_SKB_MODE);
+            bpf(LINK_CREATE, &mut attributes).context("attach a program").and_then(own)
+        };
+        let link = node.enter(attach)?;
+        Ok(Stranger { _program: program, _link: link })
     }
 }
 

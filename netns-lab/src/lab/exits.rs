@@ -16,6 +16,7 @@ use super::{
     key::Key,
     node::Node,
     service::Service,
+    topology::EVERYTHING,
     wireguard::{Peer, Wireguard},
 };
 
@@ -173,12 +174,11 @@ impl Exits {
     fn tunnel(&self, exit: &Exit) -> Result<Wireguard> {
         let wg = Wireguard::new(&exit.node, "wg-client")?;
         exit.node.run("wg", ["set", "wg-client", "private-key", &exit.key.file])?;
-        let nets = Exits::NETS.into_iter().chain(["fe80::/64"]);
         wg.add_peers(&[Peer {
             name: "client".to_owned(),
             public_key: self.key.public.clone(),
             endpoint: None,
-            allowed_ips: nets.map(str::parse).collect::<Result<_, _>>()?,
+            allowed_ips: EVERYTHING.to_vec(),
         }])?;
         exit.node.ip_batch(&format!(
             "address add fe80::{} dev wg-client nodad\nlink set wg-client up\n\

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     Scenario,
+    configs::Links,
     support::{Flow, MARK, UID, volley},
 };
 use crate::lab::{
@@ -29,6 +30,7 @@ const MANY: u64 = 50;
 
 fn shared(lab: &mut Lab) -> Result<()> {
     let net = Exits::new(lab, 4)?;
+    refused(lab, &net)?;
     let _tunnels = net.tunnels()?;
     let wg = Wireguard::new(&net.client, "wg0")?;
     net.client.run("wg", ["set", "wg0", "private-key", &net.key.file])?;
@@ -87,6 +89,32 @@ fn shared(lab: &mut Lab) -> Result<()> {
             let family = if v4 { "IPv4" } else { "IPv6" };
             lab.say(format_args!("{dropped} of {MANY} of {family} by {} dropped", exit.name()));
             ensure!(dropped == want, "{dropped} by {}, not {want}", exit.name());
+        }
+    }
+    Ok(())
+}
+
+/// An exit may be neither a shared interface nor one of its peers, and is told what else it can be.
+fn refused(lab: &Lab, net: &Exits) -> Result<()> {
+    let tunnels = Links::Tunnels.client(net);
+    let exits = "\n[[tunnel]]\nname = \"gre-berlin\"";
+    let (shared, _) = tunnels.split_once(exits).context("the tunnels of tunnel.toml")?;
+    for (via, why) in [
+        ("wg0", "wg0 is a shared interface"),
+        ("berlin", "berlin is a peer of the shared interface wg0"),
+    ] {
+        let text = format!(
+            "{shared}\n[[exit]]\nname = \"berlin\"\nvia = [\"{via}\"]\n\
+             [[flow]]\nmark = {MARK}\nexit = \"berlin\"\n"
+        );
+        let path = net.client.write_file("shared.toml", &text)?;
+        let output =
+            lab.wgrouted_once(&net.client, &["check", "--config", &path.display().to_string()])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        lab.say(said.trim_end());
+        ensure!(output.status.code() == Some(2), "`via = [\"{via}\"]`: {}", output.status);
+        for words in [why, "whatever the flow", "link = \"dedicated\"", "[[tunnel]] over wg0"] {
+            ensure!(said.contains(words), "no `{words}` in: {said}");
         }
     }
     Ok(())

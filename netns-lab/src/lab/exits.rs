@@ -181,7 +181,7 @@ impl Exits {
             allowed_ips: EVERYTHING.to_vec(),
         }])?;
         exit.node.ip_batch(&format!(
-            "address add fe80::{} dev wg-client nodad\nlink set wg-client up\n\
+            "address add fe80::{}/64 dev wg-client nodad\nlink set wg-client up\n\
              route add {} dev wg-client\nroute add {} dev wg-client\n",
             exit.number,
             Exits::NETS[0],

@@ -27,6 +27,8 @@ use super::{
 
 /// Octets of a block: several segments.
 const BLOCK: usize = 4096;
+/// Between two blocks, so that a transfer is long without taking the whole machine.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A transfer that goes on until it is stopped.
 #[derive(Debug)]
@@ -124,6 +126,7 @@ fn transfer(mut stream: &TcpStream, stop: &AtomicBool, blocks: &AtomicU64) -> io
         }
         longest = longest.max(began.elapsed());
         blocks.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(PAUSE);
     }
     Ok(longest)
 }

@@ -165,6 +165,12 @@ impl Wgrouted {
         Ok(())
     }
 
+    /// Its configuration file, as an argument of commands that need it.
+    pub fn config(&self) -> Result<String> {
+        let path = self.config.as_ref().context("this daemon has no configuration file")?;
+        Ok(path.display().to_string())
+    }
+
     /// Writes its configuration file, for the next start.
     pub fn configure(&self, config: &str) -> Result<()> {
         let path = self.config.as_ref().context("this daemon has no configuration file")?;

@@ -149,11 +149,10 @@ pub(super) fn objects(node: &Node) -> Result<BTreeMap<String, String>> {
     ] {
         let text = node.run_long("ip", words.split(' '))?;
         for line in text.lines() {
-            let lines = all.len();
-            all.entry(format!("{words}: {}", line.trim())).or_insert_with(|| lines.to_string());
+            // How long a resilient group has been out of balance is not what it is.
+            let line = line.split("unbalanced_time ").next().unwrap_or(line);
+            all.insert(format!("{words}: {}", line.trim()), String::new());
         }
     }
-    // Whether a line is there counts, not its place.
-    all.values_mut().for_each(|value| value.clear());
     Ok(all)
 }

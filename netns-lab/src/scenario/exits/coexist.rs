@@ -70,7 +70,8 @@ fn coexist(lab: &mut Lab) -> Result<()> {
     routed(&node, "-4 route show table main 192.0.2.0/24", "proto bird", true)?;
     routed(&node, "-4 route show table 5009", "wg-rome", true)?;
     routed(&node, "-6 route show table 5009", "wg-rome", true)?;
-    routed(&node, "-6 route show table main 2001:db8:ffff::/48", "proto babel", true)?;
+    // babeld's routes are unreachable at first.
+    routed(&node, "-6 route show table main 2001:db8:ffff::/48 proto babel", "wg-paris", true)?;
 
     let marks = [0, 1, 2];
     let shots: Vec<Shots> =

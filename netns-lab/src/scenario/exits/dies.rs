@@ -105,6 +105,9 @@ fn dies(lab: &mut Lab) -> Result<()> {
         client.node().sysctl(&format!("{family}/fib_multipath_hash_policy"), "1")?;
     }
     client.start()?;
+    // At first whatever works is used, then what is better.
+    client.wait_used("ordered", &["wg-berlin"])?;
+    client.wait_used("weighted", &["wg-berlin", "wg-oslo", "wg-rome"])?;
     let node = client.node().clone();
     let single: Vec<Shots> =
         WAYS.iter().flat_map(|way| [true, false].map(|v4| marked(v4, way.0))).collect();

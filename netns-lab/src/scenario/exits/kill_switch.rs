@@ -34,6 +34,7 @@ fn flows(before: &str, after: &str) -> String {
          name = \"only\"\n\
          via = [\"wg-berlin\"]\n\
          when_down = \"block\"\n\
+         source = [\"10.50.0.1\", \"fd50::1\"]\n\
          [[exit]]\n\
          name = \"spare\"\n\
          via = [\"wg-paris\"]\n\

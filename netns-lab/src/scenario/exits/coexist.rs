@@ -117,6 +117,14 @@ fn coexist(lab: &mut Lab) -> Result<()> {
         flown[4].report.lost.len(),
         flown[5].report.lost.len()
     ));
+
+    lab.say("a strict rp_filter loses what comes back through an exit: the doctor sees it");
+    node.sysctl("ipv4/conf/wg-berlin/rp_filter", "1")?;
+    let doctor = ["doctor", "--config", &client.daemon.config()?];
+    let said = String::from_utf8(node.output(client.daemon.program(), doctor)?.stdout)?;
+    for words in ["wg-berlin: rp_filter is strict (1)", "net.ipv4.conf.wg-berlin.rp_filter=2"] {
+        ensure!(said.contains(words), "no `{words}` in: {said}");
+    }
     Ok(())
 }
 

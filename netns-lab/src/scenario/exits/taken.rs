@@ -63,10 +63,11 @@ fn taken(lab: &mut Lab) -> Result<()> {
     client.start()?;
     let table = table(&client)?;
     ensure!(client.daemon.terminate()?.success(), "the daemon did not end well");
+    // With them go the routes that lead to them.
+    node.ip("nexthop flush proto 119")?;
     for family in ["-4", "-6"] {
         node.ip(&format!("{family} route flush table {table}"))?;
     }
-    node.ip("nexthop flush proto 119")?;
     node.ip(&format!("route add 198.51.100.0/24 dev to-isp table {table} proto static"))?;
     node.ip("nexthop add id 1190000 dev to-isp proto static")?;
     node.ip("nexthop add id 1190002 blackhole proto static")?;
@@ -96,7 +97,7 @@ fn taken(lab: &mut Lab) -> Result<()> {
         format!("-6 route del unreachable default table {other} metric 4278198272"),
         format!("-4 route del default table {other} metric 1024"),
         format!("nexthop del id {group}"),
-        format!("-6 route flush table {other}"),
+        "nexthop flush proto 119".to_owned(),
     ] {
         let log = client.daemon.log()?.len();
         let began = Instant::now();

@@ -109,8 +109,8 @@ fn coexist(lab: &mut Lab) -> Result<()> {
     volley.wait_answers(0..shots.len(), 20)?;
     expect([&["oslo"], &["paris"], &["berlin"], &["berlin"], &["rome"], &["rome"]])?;
     let flown = volley.stop()?;
-    for flow in 0..4 {
-        flown[flow].report.assert_no_loss()?;
+    for flown in &flown[..4] {
+        flown.report.assert_no_loss()?;
     }
     lab.say(format_args!(
         "blocked meanwhile: {} and {}",

@@ -64,7 +64,7 @@ fn shared(lab: &mut Lab) -> Result<()> {
     lab.say("rules and tables by hand: WireGuard looks at the destination alone");
     by_hand(&net)?;
     let flows = Flow::all();
-    for (flow, (devices, sent, _)) in flows.iter().zip(volley(&net, &flows, MANY)?) {
+    for (flow, (sent, devices)) in flows.iter().zip(volley(&net, &flows, MANY)?) {
         let right = devices.get(&format!("to-{}", flow.exit)).copied().unwrap_or_default();
         let (to, by) = (flow.to, flow.by);
         lab.say(format_args!(

@@ -9,12 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{
     Scenario,
     client::{Client, objects, status},
 };
-use crate::lab::{Lab, PATIENCE, differences, wait_until};
+use crate::lab::{Lab, Node, PATIENCE, differences, wait_until};
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::new(
     "exits-tables-taken",
@@ -82,27 +83,20 @@ fn taken(lab: &mut Lab) -> Result<()> {
     }
 
     lab.say("what is ours and goes comes back");
-    let whole = objects(&node)?;
-    let ours: Vec<u64> =
-        serde_json::from_str::<Vec<serde_json::Value>>(&node.ip("-j -N nexthop show")?)?
-            .iter()
-            .filter(|nexthop| nexthop["protocol"] == "119" && nexthop["group"].is_array())
-            .filter_map(|nexthop| nexthop["id"].as_u64())
-            .collect();
-    let group = ours.first().context("no group of ours")?;
+    let whole = unnumbered(objects(&node)?);
     for damage in [
         "-4 rule del fwmark 0x1".to_owned(),
         "-6 rule del fwmark 0x1".to_owned(),
         format!("-4 route del unreachable default table {other}"),
         format!("-6 route del unreachable default table {other} metric 4278198272"),
         format!("-4 route del default table {other} metric 1024"),
-        format!("nexthop del id {group}"),
+        "nexthop del id GROUP".to_owned(),
         "nexthop flush proto 119".to_owned(),
     ] {
         let log = client.daemon.log()?.len();
         let began = Instant::now();
-        node.ip(&damage)?;
-        let missing = || Ok(differences(&whole, &objects(&node)?));
+        node.ip(&damage.replace("GROUP", &group(&node)?.to_string()))?;
+        let missing = || Ok(differences(&whole, &unnumbered(objects(&node)?)));
         let repaired = |missing: &Vec<String>| missing.is_empty();
         wait_until(format!("`ip {damage}` to be undone"), PATIENCE, missing, repaired)?;
         let took = began.elapsed();
@@ -133,12 +127,35 @@ fn refused(client: &mut Client) -> Result<String> {
     line.map(str::to_owned).with_context(|| format!("no error in {log}"))
 }
 
+/// Without the numbers of nexthop objects of ours: what comes back may have another.
+fn unnumbered(objects: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let line = |line: String| {
+        let ours = line.contains("proto 119") || line.contains("protocol 119");
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        for at in 1..words.len() {
+            if ours && matches!(words[at - 1], "id" | "nhid" | "group") {
+                words[at] = "N";
+            }
+        }
+        words.join(" ")
+    };
+    objects.into_iter().map(|(key, value)| (line(key), value)).collect()
+}
+
 /// Nothing changed, but for what comes with the link itself.
 fn same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Result<()> {
     let mut differences = differences(before, after);
     differences.retain(|line| !line.contains("dev wg-berlin"));
     ensure!(differences.is_empty(), "changed: {differences:?}");
     Ok(())
+}
+
+/// The number of a group of ours.
+fn group(node: &Node) -> Result<u64> {
+    let nexthops: Vec<Value> = serde_json::from_str(&node.ip("-j -N nexthop show")?)?;
+    let ours = |nexthop: &&Value| nexthop["protocol"] == "119" && nexthop["group"].is_array();
+    let group = nexthops.iter().find(ours).context("no group of ours")?;
+    group["id"].as_u64().context("a group without number")
 }
 
 /// The table of the exit.

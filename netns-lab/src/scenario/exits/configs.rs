@@ -17,7 +17,7 @@ const PORT: u16 = 51820;
 pub(super) enum Links {
     /// A WireGuard interface each, with the filter in place of WireGuard's check.
     Dedicated,
-    /// A tunnel each inside one WireGuard interface.
+    /// A tunnel each inside one WireGuard interface, which the filter looks into.
     Tunnels,
 }
 
@@ -109,7 +109,8 @@ fn tunnels(exit: &Exit, others: &[Other<'_>]) -> Result<String> {
          manage = true\n\
          private_key_file = \"{}\"\n\
          listen_port = {PORT}\n\
-         addresses = [\"10.99.0.{}/24\"]\n",
+         addresses = [\"10.99.0.{}/24\"]\n\
+         filter = {{ source = \"strict\" }}\n",
         exit.key.file, exit.number
     );
     for Other { number, name, key, address } in others {

@@ -70,12 +70,9 @@ fn mesh(lab: &mut Lab, links: Links) -> Result<()> {
     lab.say("what no flow selects leaves by the provider");
     transfer(lab, &net, &[Flow::unmatched(true), Flow::unmatched(false)], BLOCKS)?;
 
-    if links == Links::Dedicated {
-        lab.say("the exits' filters pass the client's sources and no others");
-        for exit in &net.exits {
-            let name = exit.name();
-            spoofed(&net, name, &links.name(name))?;
-        }
+    lab.say("the exits' filters pass the client's sources and no others");
+    for exit in &net.exits {
+        spoofed(&net, exit.name(), &links.name(exit.name()))?;
     }
     Ok(())
 }

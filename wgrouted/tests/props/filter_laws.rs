@@ -110,7 +110,8 @@ proptest! {
         let mut sim = start(&rules, delays.clone());
         sim.restart();
         let most = Duration::from_millis(delays.iter().copied().max().unwrap_or(0).into());
-        sim.filter.watch.begin(Duration::from_millis(40) + most * 16, sim.now);
+        // A repair reads table after table before it changes any, and every request takes a while.
+        sim.filter.watch.begin(Duration::from_millis(40) + most * 20, sim.now);
         sim.configure_filter(Some(filter_rule(grace, Audit::Auto)));
         sim.pass(3000);
         for (turn, wait) in &story {

@@ -8,6 +8,7 @@ mod client;
 mod coexist;
 mod configs;
 mod dies;
+mod everything;
 mod kill_switch;
 mod mesh;
 mod shared;
@@ -24,6 +25,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         shared::SCENARIOS,
         dies::SCENARIOS,
         kill_switch::SCENARIOS,
+        everything::SCENARIOS,
         thousand::SCENARIOS,
         cleanup::SCENARIOS,
         coexist::SCENARIOS,

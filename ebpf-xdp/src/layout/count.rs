@@ -48,7 +48,7 @@ pub struct Sample {
     pub protocol: u8,
     /// 4 or 6; 0: the packet was not understood.
     pub family: u8,
-    /// A [`Reason`].
+    /// A [`super::Reason`].
     pub reason: u8,
     /// 1: the packet passed, for the peer is monitored.
     pub monitored: u8,

@@ -18,7 +18,7 @@ pub struct FlowKey {
     pub protocol: u8,
     /// 4 or 6.
     pub family: u8,
-    /// [`Link::zone`].
+    /// [`super::Link::zone`].
     pub zone: u16,
 }
 
@@ -45,7 +45,7 @@ pub struct FragmentKey {
     pub dst: Addr,
     /// Identification.
     pub id: u32,
-    /// [`Link::zone`].
+    /// [`super::Link::zone`].
     pub zone: u16,
     /// Protocol; 0 for IPv6, where only the first fragment knows it (RFC 8200 section 4.5).
     pub protocol: u8,

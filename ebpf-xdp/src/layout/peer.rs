@@ -10,7 +10,7 @@ pub struct Peer {
     pub flags: u8,
     /// The policy of what the peer sends; 0: none, everything passes.
     pub policy: u16,
-    /// The domain its mode asks, a [`domain`].
+    /// The domain its mode asks, a [`super::domain`].
     pub domain: u32,
 }
 
@@ -26,7 +26,7 @@ impl Peer {
     /// What stays on the link is not subject to the policy: routing protocols and neighbour
     /// discovery live under a policy that drops by default. Sources are checked nevertheless.
     pub const CONTROL: u8 = 8;
-    /// Beside its mode, the source must be in the peer's list ([`domain::list`]).
+    /// Beside its mode, the source must be in the peer's list ([`super::domain::list`]).
     pub const NARROW: u8 = 16;
     /// `loose` is not satisfied by a default route.
     pub const IGNORE_DEFAULT: u8 = 32;

@@ -6,7 +6,7 @@
 pub enum Reason {
     /// Passed: the source is right and there is no policy.
     Source = 0,
-    /// Passed: it stays on the link ([`Peer::CONTROL`]).
+    /// Passed: it stays on the link ([`super::Peer::CONTROL`]).
     Control = 1,
     /// Passed: a known flow, or a later fragment of a packet that passed.
     Flow = 2,

@@ -9,7 +9,7 @@ pub const DOMAIN_BITS: u32 = 32;
 pub struct SourceKey4 {
     /// [`DOMAIN_BITS`] plus the prefix length.
     pub bits: u32,
-    /// A [`domain`].
+    /// A [`super::domain`].
     pub domain: u32,
     /// The network's octets.
     pub addr: [u8; 4],
@@ -21,7 +21,7 @@ pub struct SourceKey4 {
 pub struct SourceKey6 {
     /// [`DOMAIN_BITS`] plus the prefix length.
     pub bits: u32,
-    /// A [`domain`].
+    /// A [`super::domain`].
     pub domain: u32,
     /// The network's octets.
     pub addr: [u8; 16],

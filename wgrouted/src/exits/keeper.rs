@@ -15,6 +15,7 @@ use crate::{
     core::{
         exits::{
             choice::{Choice, Health},
+            health::health,
             iprule::IpRule,
             object::{ExitRouteKind, Have, Owned},
             rule::{ExitRule, FlowsRule, Guard, Target, Via, WhenDown},
@@ -26,7 +27,7 @@ use crate::{
             want::{Fault, Features, Used, Want, World},
         },
         prefix::Family,
-        reach::status::{PeerStatus, Reachability, State},
+        reach::status::Reachability,
         route::{Link, TableId},
         time::Time,
     },
@@ -255,7 +256,8 @@ impl Keeper {
         let (mut all, mut next) = (Vec::new(), None::<Time>);
         for exit in &self.rule.exits {
             let memo = self.exits.entry(exit.name.clone()).or_default();
-            memo.health = exit.via.iter().map(|via| health(via, picture, links)).collect();
+            let up = |name: &str| links.get(name).is_some_and(|link| link.up);
+            memo.health = exit.via.iter().map(|via| health(via, picture, up)).collect();
             let before = memo.choice.used().clone();
             let again = memo.choice.decide(exit, &memo.health, now);
             next = again.map_or(next, |at| Some(next.map_or(at, |next| next.min(at))));
@@ -352,6 +354,25 @@ impl Keeper {
         }
     }
 
+    /// What is left of ours, as steps that take it away.
+    pub(super) fn leftovers(&mut self) -> Result<Vec<Step>, ExitsError> {
+        if self.owned.is_empty() {
+            return Ok(Vec::new());
+        }
+        let have = self.look(true)?;
+        Ok(steps(&self.rule, &Want::default(), &have, &self.owned).0)
+    }
+
+    /// Takes these away, and forgets them.
+    pub(super) fn remove(&mut self, todo: Vec<Step>) -> Result<(), ExitsError> {
+        let mut failures = Vec::new();
+        self.carry_out(todo, &mut failures);
+        if let Some(failure) = failures.into_iter().next() {
+            return Err(ExitsError::Step(failure));
+        }
+        Ok(self.memory.remember_exits(&Owned::default())?)
+    }
+
     /// How things are.
     pub(super) fn status(&self, now: Time) -> ExitsStatus {
         let have = self.have.clone().unwrap_or_default();
@@ -439,24 +460,6 @@ fn describe(fault: &Fault) -> String {
     fault.to_string()
 }
 
-/// What is known of a link and the peer behind it.
-fn health(via: &Via, picture: &Reachability, links: &HashMap<&str, &Link>) -> Health {
-    let up = |name: &str| links.get(name).is_some_and(|link| link.up);
-    if !up(&via.link) || !up(&via.interface) {
-        return Health::Bad;
-    }
-    let mut peers = picture.peers.iter().filter(|peer| peer.interface == via.interface);
-    let peer: Option<&PeerStatus> = match &via.peer {
-        Some(name) => peers.find(|peer| peer.peer == *name),
-        None => peers.next().filter(|peer| peer.dedicated),
-    };
-    match peer.map(|peer| peer.state) {
-        Some(State::Up | State::Suspect) => Health::Good,
-        Some(State::Down) => Health::Bad,
-        Some(State::Unknown) | None => Health::Unknown,
-    }
-}
-
 /// The ports of the devices that are guarded. One that cannot be asked, or has none, needs no guard.
 fn ports(rule: &FlowsRule, links: &HashMap<&str, &Link>) -> BTreeMap<String, u16> {
     let devices = rule.guards.iter().filter_map(|guard| match guard {
@@ -470,44 +473,4 @@ fn ports(rule: &FlowsRule, links: &HashMap<&str, &Link>) -> BTreeMap<String, u16
             Some((name.clone(), port))
         })
         .collect()
-}
-
-/// Removes whatever flows and exits of the daemon with this runtime directory have left. No such daemon
-/// may be running. Returns what was, or with `dry` would be, removed, each in words.
-pub fn cleanup(runtime_dir: &Path, dry: bool) -> Result<Vec<String>, ExitsError> {
-    let mut keeper = Keeper::new(runtime_dir)?;
-    if keeper.owned.is_empty() {
-        return Ok(Vec::new());
-    }
-    let have = keeper.look(true)?;
-    let (todo, _) = steps(&keeper.rule, &Want::default(), &have, &keeper.owned);
-    let told: Vec<String> = todo.iter().map(told).collect();
-    if dry {
-        return Ok(told);
-    }
-    let mut failures = Vec::new();
-    keeper.carry_out(todo, &mut failures);
-    if let Some(failure) = failures.into_iter().next() {
-        return Err(ExitsError::Step(failure));
-    }
-    keeper.memory.remember_exits(&Owned::default())?;
-    Ok(told)
-}
-
-/// A removal, as people would do it by hand.
-fn told(step: &Step) -> String {
-    let family = |family| if family == Family::V6 { "-6" } else { "-4" };
-    match step {
-        Step::RemoveRule(rule) => format!("ip {} rule del {rule}", family(rule.family)),
-        Step::RemoveRoute(route) => format!(
-            "ip {} route del {} table {} metric {}",
-            family(route.prefix.family()),
-            route.prefix,
-            route.table,
-            route.metric()
-        ),
-        Step::RemoveNexthop(id) => format!("ip nexthop del id {id}"),
-        // Nothing is added where nothing is wanted.
-        other => format!("{other:?}"),
-    }
 }

@@ -5,6 +5,7 @@
 //! over before the daemon says that it is ready, so that what is to be blocked is blocked; nothing goes
 //! when the daemon stops or dies.
 
+mod cleanup;
 mod keeper;
 pub mod view;
 
@@ -24,7 +25,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::keeper::{Cause, Keeper, Outcome};
-pub use self::keeper::{ExitsError, cleanup};
+pub use self::{cleanup::cleanup, keeper::ExitsError};
 use crate::{
     core::{
         exits::{rule::FlowsRule, status::ExitsStatus},

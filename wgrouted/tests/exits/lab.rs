@@ -69,6 +69,10 @@ impl Lab {
         }
         for (number, name) in ["eth", "d1", "d2", "d3"].into_iter().enumerate() {
             ip(&format!("link add {name} type veth peer name {name}-far"));
+            // Without link-local addresses, which come when they please.
+            for end in [name, &format!("{name}-far")] {
+                ip(&format!("link set {end} addrgenmode none"));
+            }
             ip(&format!("link set {name}-far up"));
             ip(&format!("addr add 10.{number}.0.1/24 dev {name}"));
             ip(&format!("addr add fd00:{number}::1/64 dev {name} nodad"));

@@ -350,7 +350,7 @@ mod tests {
         ip("link set beyond up");
         ip("link set aside up");
         ip("route add 198.51.100.0/24 dev aside table 100");
-        ip("rule add priority 100 iif lo ipproto udp sport 51820 goto 102");
+        ip("rule add priority 100 iif lo ipproto 17 sport 51820 goto 102");
         ip("rule add priority 101 lookup 100");
         ip("rule add priority 102 lookup main");
         assert_eq!(path("198.51.100.9:1"), Some((one, Some(1300))));

@@ -280,7 +280,7 @@ mod tests {
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while threads() > before {
             assert!(std::time::Instant::now() < until, "a thread and its namespace are left");
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            thread::sleep(std::time::Duration::from_millis(10));
         }
     }
 }
